@@ -1,0 +1,36 @@
+# make demo: environment and main job on a fresh machine; make test: environment and tests.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: install demo test slow lint clean
+
+install: $(VENV)/.dev
+
+$(VENV)/.run: setup.cfg constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -e '.[dev]'
+	touch $@
+
+# the main job on the embedded digits; run again, it goes on where it was stopped
+demo: $(VENV)/.run
+	$(VENV)/bin/python run.py model=nvae ensemble.size=5
+
+test: $(VENV)/.dev lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 -m 'not slow'
+
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m slow
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,210 @@
+"""Checks of the configuration before any work starts, and the run folder's own copy of it."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from miselbo.errors import InputError
+from miselbo.files import write_text
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+TASKS = ("run", "evaluate", "report")
+# what may differ between two commands on one run folder: it changes neither the members nor the data they see
+FREE = (
+    "task", "run_dir", "num_threads", "evaluation", "logger", "ensemble.size", "ensemble.resume_interval",
+    "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "trainer.accelerator", "trainer.enable_progress_bar",
+    "trainer.max_time", "trainer.log_every_n_steps",
+)  # fmt: skip
+
+
+def name_tail(overrides: str) -> str:
+    """Tail of a run folder's name: a short hash of the overrides its readable part does not name, empty without any.
+
+    Example:
+        >>> name_tail(""), name_tail("trainer.max_epochs=3")
+        ('', '-7a4fbc')
+    """
+    return f"-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}" if overrides else ""
+
+
+OmegaConf.register_new_resolver("run_name_tail", name_tail, replace=True)
+
+
+def parse(arguments: list[str]) -> list[Override]:
+    """Hydra's reading of command-line overrides; InputError when an argument is not one."""
+    try:
+        return OverridesParser.create().parse_overrides(arguments)
+    except HydraException as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"cannot read the command line: {first} (expected key=value, such as ensemble.size=3)") from None
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Refuse unknown keys and groups, naming the nearest known one, before Hydra starts.
+
+    Raises:
+        InputError: an unknown key or an unknown choice of a group.
+    """
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    overrides = [o for o in parse(arguments) if not o.key_or_group.split(".")[0].split("/")[0] == "hydra"]
+    chosen = [o for o in overrides if o.key_or_group in groups]
+    for override in chosen:
+        check_choices(override)
+    known = compose_config([f"{o.key_or_group}={choices(o)[0]}" for o in chosen])
+    names = flatten(known)
+    for override in overrides:
+        if override.key_or_group not in names and override.key_or_group not in groups:
+            raise unknown_key(override.key_or_group, [*names, *groups])
+
+
+def choices(override: Override) -> list[str]:
+    """The values an override gives a group, several in a sweep."""
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.get_value_string())]
+
+
+def check_choices(override: Override) -> None:
+    """Every choice of a group must be a file in its folder."""
+    known = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
+    for choice in choices(override):
+        if choice not in known and choice != "null":
+            raise InputError(
+                f"unknown {override.key_or_group}={choice}; {nearest(choice, known)}known are {', '.join(known)}"
+            )
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """The configuration for the given overrides, for tests and notebooks.
+
+    Raises:
+        InputError: Hydra cannot compose it.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"cannot compose the configuration: {str(error).splitlines()[0]}") from None
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all nodes, inner ones included, with the values of the leaves.
+
+    Example:
+        >>> flatten({"a": {"b": 1}, "c": 2})
+        {'a': {'b': 1}, 'a.b': 1, 'c': 2}
+    """
+    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        result[f"{prefix}{key}"] = value
+        if isinstance(value, dict):
+            result |= flatten(value, f"{prefix}{key}.")
+    return result
+
+
+def unknown_key(key: str, names: Iterable[str]) -> InputError:
+    """An error that names the nearest known key."""
+    return InputError(f"unknown key '{key}'; {nearest(key, names)}see conf/ for all keys")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint naming the known word most like ``word``, empty when none is.
+
+    Example:
+        >>> nearest("ensemble.sise", ["ensemble.size", "seed"])
+        "did you mean 'ensemble.size'? "
+    """
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not close:  # a right last part under a wrong group
+        ends = {name.split(".")[-1]: name for name in names}
+        close = [ends[end] for end in difflib.get_close_matches(word.split(".")[-1], list(ends), n=1, cutoff=0.7)]
+    return f"did you mean '{close[0]}'? " if close else ""
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuse values no run can have.
+
+    Raises:
+        InputError: for ensemble.size, seed or task.
+    """
+    if cfg.task not in TASKS:
+        raise InputError(f"unknown task={cfg.task}; {nearest(str(cfg.task), TASKS)}known are {', '.join(TASKS)}")
+    for key, least in (("ensemble.size", 1), ("ensemble.monitor_samples", 1), ("seed", 0)):
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    epochs = cfg.trainer.max_epochs
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise InputError(f"trainer.max_epochs must be a whole number of at least 1, got {epochs!r}")
+
+
+def claim_folder(cfg: DictConfig, folder: Path) -> None:
+    """Make ``folder`` this configuration's run folder, or check that it already is.
+
+    Raises:
+        InputError: the folder holds something else, or a run of another configuration; nothing is written then.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if path.exists():
+        before, now = identity(OmegaConf.load(path)), identity(cfg)  # type: ignore[arg-type]
+        differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if differing:
+            listed = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5])
+            raise InputError(
+                f"{folder} is the run folder of another configuration: {listed}. "
+                "Use another run_dir, or the same settings to go on with this run."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir")
+    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the members: all leaves but those in ``FREE``."""
+    resolved = flatten(OmegaConf.to_container(cfg, resolve=True))
+    return {
+        key: value
+        for key, value in resolved.items()
+        if not isinstance(value, dict) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    }
+
+
+def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
+    """The configuration of an existing run with overrides for its evaluation.
+
+    Args:
+        folder: run folder.
+        arguments: command-line overrides; ``task`` and ``run_dir`` among them are taken as they are.
+
+    Raises:
+        InputError: no run folder, an unknown key, or one that decides what the members are.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is no run folder: {path} does not exist")
+    cfg: Any = OmegaConf.load(path)
+    names = flatten(cfg)
+    for override in parse(arguments):
+        key = override.key_or_group
+        if key not in names:
+            raise unknown_key(key, names)
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
+            raise InputError(f"{key} decides what the members of {folder} are and cannot be changed for a trained run")
+        OmegaConf.update(cfg, key, override.value())
+    cfg.run_dir = str(folder)
+    return cfg

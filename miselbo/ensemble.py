@@ -1,0 +1,246 @@
+r"""An ensemble of variational approximations of one common target, and its scores.
+
+Everything the project reports is algebra (:mod:`miselbo.bounds`) on two arrays that :meth:`Ensemble.score` makes,
+
+    log_p[..., s, l]    = log p(x, z_{s,l}),            z_{s,l} ~ q_s(z | x)
+    log_q[..., s, l, j] = log q_j(z_{s,l} | x).
+
+The target runs once per (member, sample); its :class:`Draw` keeps what the members' densities need of it (for a
+hierarchical decoder: the features its groups saw), so that scoring under the other members runs their heads alone.
+"""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from miselbo import noise
+from miselbo.errors import InputError
+
+
+class Draw(Protocol):
+    """Samples of one member with their scores under the target, sample axis before the example axis."""
+
+    @property
+    def log_p(self) -> Tensor:
+        """log p(x, z), [L, B], nats."""
+
+
+class Target(Protocol):
+    """The common p(x, z).
+
+    ``latent_shapes`` are the shapes of one sample's latents, in the order in which they are drawn.
+    """
+
+    latent_shapes: list[tuple[int, ...]]
+
+    def draw(self, x: Tensor, member: Any, context: Any, eps: list[Tensor]) -> Draw:
+        """Samples z of ``member`` from standard normal noise (per latent [L, B, ...]) with their scores."""
+
+    def at(self, x: Tensor, z: list[Tensor]) -> Draw:
+        """The same for given samples, per latent [L, B, ...]."""
+
+
+class Approximation(Protocol):
+    """One member q_s(z | x)."""
+
+    def encode(self, x: Tensor) -> Any:
+        """What depends on x alone; computed once per x."""
+
+    def log_prob(self, context: Any, draw: Draw) -> Tensor:
+        """log q_s(z | x) at the samples of a draw, whoever drew them: [L, B], nats."""
+
+
+class Ensemble(nn.Module):
+    """S members of a common target.
+
+    Args:
+        target: p(x, z), a :class:`Target`.
+        members: q_1..q_S, each an :class:`Approximation`.
+
+    Raises:
+        InputError: if there is no member.
+
+    Example:
+        >>> from miselbo.data import ImageSpec
+        >>> from miselbo.models.vae import Decoder, Encoder
+        >>> decoder = Decoder(ImageSpec(1, 8, 8, "bernoulli"), num_latents=2, num_channels=4)
+        >>> ensemble = Ensemble(decoder, [Encoder(decoder, num_channels=4) for _ in range(3)])
+        >>> log_p, log_q = ensemble.score(torch.zeros(5, 1, 8, 8), num_samples=4)
+        >>> log_p.shape, log_q.shape
+        (torch.Size([5, 3, 4]), torch.Size([5, 3, 4, 3]))
+    """
+
+    def __init__(self, target: Any, members: Sequence[Any]):
+        super().__init__()
+        if not members:
+            raise InputError("an ensemble needs at least one member, got none")
+        self.target = target
+        self.members: Sequence[Any] = nn.ModuleList(members)  # type: ignore[assignment]
+
+    def passes(
+        self,
+        x: Tensor,
+        num_samples: int,
+        samples_per_pass: int | None = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores in passes over the samples: x is encoded once per member, the target runs once per (member, sample).
+
+        Args:
+            x: [B, ...] data.
+            num_samples: L.
+            samples_per_pass: samples per yield; default all.
+            seed: key of the noise, which is a function of (seed, example index, member, sample) alone.
+            index: [B] example numbers; default 0..B-1.
+
+        Yields:
+            log_p [B, S, l] and log_q [B, S, l, S] of the next l samples.
+        """
+        if num_samples < 1:
+            raise InputError(f"num_samples must be at least 1, got {num_samples}")
+        index = torch.arange(len(x), device=x.device) if index is None else index
+        step = samples_per_pass or num_samples
+        with evaluating(self):
+            contexts = [member.encode(x) for member in self.members]
+            for start in range(0, num_samples, step):
+                samples = torch.arange(start, min(start + step, num_samples), device=x.device)
+                draws = (
+                    self.target.draw(x, member, context, self.noise(x, samples, seed, index, s))
+                    for s, (member, context) in enumerate(zip(self.members, contexts, strict=True))
+                )
+                yield self._scores(contexts, draws)
+
+    def noise(self, x: Tensor, samples: Tensor, seed: int, index: Tensor, member: int) -> list[Tensor]:
+        """Standard normal noise of the target's latents: per latent [L, B, ...], in x's dtype."""
+        return latent_noise(self.target.latent_shapes, seed, index, member, samples, x.dtype)
+
+    def _scores(self, contexts: list[Any], draws: Iterable[Draw]) -> tuple[Tensor, Tensor]:
+        log_p, log_q = [], []
+        for draw in draws:  # one at a time: its features are dropped before the next one runs
+            log_p.append(draw.log_p)
+            log_q.append(torch.stack([m.log_prob(c, draw) for m, c in zip(self.members, contexts, strict=True)]))
+        return torch.stack(log_p).permute(2, 0, 1), torch.stack(log_q).permute(3, 0, 2, 1)
+
+    @torch.no_grad()
+    def score(
+        self,
+        x: Tensor,
+        num_samples: int,
+        seed: int = 0,
+        index: Tensor | None = None,
+        samples_per_pass: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z_{s,l} ~ q_s for every member and score each sample under the target and all members.
+
+        Arguments as in :meth:`passes`. Returns log_p [B, S, L] and log_q [B, S, L, S] in nats.
+
+        Raises:
+            InputError: ``num_samples`` below 1, or x of a size the target does not know.
+        """
+        scores = list(self.passes(x, num_samples, samples_per_pass, seed, index))
+        return torch.cat([log_p for log_p, _ in scores], 2), torch.cat([log_q for _, log_q in scores], 2)
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, z: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Score given samples.
+
+        Args:
+            x: [B, ...] data, as the data module gives it or already padded to the network's size.
+            z: per latent (for NVAE: per group, deepest first) [S, L, B, ...], the values that enter the target
+                (after the flow, where there is one).
+
+        Returns:
+            log_p [B, S, L] and log_q [B, S, L, S] in nats.
+
+        Raises:
+            InputError: the number of latents or an axis of one does not fit.
+        """
+        shapes = self.target.latent_shapes
+        lead = tuple(z[0].shape[:3]) if z else ()
+        expected = [(len(self.members), *lead[1:2], len(x), *shape) for shape in shapes]
+        if [tuple(latent.shape) for latent in z] != expected:
+            raise InputError(
+                f"z must hold {len(shapes)} latents of shape [S, L, B, ...] = {expected}, "
+                f"got {[tuple(latent.shape) for latent in z]}"
+            )
+        with evaluating(self):
+            contexts = [member.encode(x) for member in self.members]
+            draws = (self.target.at(x, [latent[s] for latent in z]) for s in range(len(self.members)))
+            return self._scores(contexts, draws)
+
+
+def latent_noise(
+    shapes: list[tuple[int, ...]], seed: int, index: Tensor, member: int, samples: Tensor, dtype: torch.dtype
+) -> list[Tensor]:
+    """Standard normal noise for latents of the given shapes: a list of [L, B, *shape], see :mod:`miselbo.noise`."""
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = noise.normal(seed, index, sum(sizes), member=member, sample=samples).to(dtype)
+    return [part.unflatten(-1, shape) for part, shape in zip(flat.split(sizes, -1), shapes, strict=True)]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Every submodule in evaluation mode inside the block (batch norm uses and keeps its statistics)."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+class Frozen(nn.Module):
+    """A module that training cannot change: no gradients, evaluation mode for good, a fingerprint to prove it.
+
+    Args:
+        module: the target (or a finished member); its parameters stop requiring gradients.
+
+    Attributes:
+        module: the module itself.
+        fingerprint: of its parameters and buffers when it was frozen.
+
+    Example:
+        >>> frozen = Frozen(nn.BatchNorm1d(2))
+        >>> _ = frozen.train()
+        >>> frozen.module.training
+        False
+    """
+
+    def __init__(self, module: Any):
+        super().__init__()
+        self.module = module.requires_grad_(False).eval()
+        self.fingerprint = fingerprint(module)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """Stay in evaluation mode, whatever a trainer asks for."""
+        return self
+
+    def verify(self) -> None:
+        """Raise RuntimeError if a parameter or buffer changed since the module was frozen."""
+        if fingerprint(self.module) != self.fingerprint:
+            raise RuntimeError("a frozen module changed during training: its fingerprint differs")
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = fingerprint(layer)
+        >>> _ = layer.weight.data.add_(1e-7)
+        >>> fingerprint(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

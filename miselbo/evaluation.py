@@ -1,0 +1,168 @@
+"""The one scoring pass over a data set, and the tables made of it.
+
+Examples go through in batches, samples in passes. Each finished batch is a shard on disk holding per-example values of
+every (S', L') cell, so a killed evaluation goes on with the next batch. Tables are means over all shards' examples.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from miselbo.ensemble import Ensemble
+from miselbo.errors import InputError
+from miselbo.files import atomic
+from miselbo.progress import Meter
+from miselbo.streaming import RunningBounds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an ensemble is scored.
+
+    Args:
+        split: "test" or "validation".
+        num_samples: L.
+        grid: the L' reported, increasing, the last one is L.
+        batch_size: examples per batch (and shard).
+        samples_per_pass: samples of one member that run at once for a batch.
+        num_examples: how many examples of the split, from its start; None for all.
+        seed: key of the noise.
+    """
+
+    split: str
+    num_samples: int
+    grid: tuple[int, ...]
+    batch_size: int
+    samples_per_pass: int
+    num_examples: int | None
+    seed: int
+
+
+def make_settings(cfg: Any, seed: int, latents: int) -> Settings:
+    """Check the ``evaluation`` group and fill in what it leaves open.
+
+    Args:
+        cfg: the group.
+        seed: default of ``evaluation.seed``.
+        latents: image dimensions and latents per sample, to choose the pass size by.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    limit = cfg.num_examples
+    for name, value in (("num_samples", cfg.num_samples), ("batch_size", cfg.batch_size), ("num_examples", limit)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"evaluation.{name} must be a whole number of at least 1, got {value!r}")
+    if cfg.split not in ("test", "validation"):
+        raise InputError(f"evaluation.split must be 'test' or 'validation', got {cfg.split!r}")
+    per_pass = cfg.samples_per_pass
+    if per_pass is None:
+        per_pass = max(1, 2**20 // max(latents * cfg.batch_size, 1))
+    elif not isinstance(per_pass, int) or per_pass < 1:
+        raise InputError(f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}")
+    return Settings(
+        split=cfg.split,
+        num_samples=cfg.num_samples,
+        grid=make_grid(cfg.grid, cfg.num_samples),
+        batch_size=cfg.batch_size,
+        samples_per_pass=min(per_pass, cfg.num_samples),
+        num_examples=limit,
+        seed=seed if cfg.seed is None else cfg.seed,
+    )
+
+
+def make_grid(grid: Any, num_samples: int) -> tuple[int, ...]:
+    """The L' to report: the given ones and L itself; 1, 2, 5, 10, 20, 50, ... up to L when none are given.
+
+    Example:
+        >>> make_grid(None, 30)
+        (1, 2, 5, 10, 20, 30)
+        >>> make_grid([1, 10], 30)
+        (1, 10, 30)
+    """
+    if grid is None:
+        steps = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
+        return (*(step for step in steps if step < num_samples), num_samples)
+    values = sorted(set(grid))
+    if not values or any(not isinstance(value, int) or value < 1 or value > num_samples for value in values):
+        raise InputError(
+            f"evaluation.grid must list whole numbers from 1 to evaluation.num_samples={num_samples}, got {list(grid)}"
+        )
+    return tuple(values) if values[-1] == num_samples else (*values, num_samples)
+
+
+def score_split(
+    ensemble: Ensemble, data: Any, settings: Settings, folder: Path, stamp: str, device: str = "cpu", show: bool = True
+) -> dict[str, np.ndarray]:
+    """Score the split once; per-example values of every cell.
+
+    Args:
+        ensemble: in any mode and on any device; moved to ``device``.
+        data: data module with ``evaluation_batches(split, batch_size)``.
+        settings: of the evaluation.
+        folder: where shards go (and come from, after a kill).
+        stamp: fingerprint of the ensemble and the data protocol; shards of another one are not used.
+        device: where to score.
+        show: progress.
+
+    Returns:
+        Arrays of :meth:`miselbo.streaming.RunningBounds.result` with the examples of all batches on the first
+        axis, ``index`` [N], and ``seconds`` [number of batches].
+
+    Raises:
+        InputError: the split is empty.
+    """
+    total = len(data.split(settings.split))
+    total = min(total, settings.num_examples or total)
+    if total == 0:
+        raise InputError(f"the {settings.split} split holds no example: nothing to evaluate")
+    key = hashlib.sha256(json.dumps([asdict(settings), stamp], sort_keys=True).encode()).hexdigest()[:16]
+    shards = folder / key
+    for other in folder.glob("*") if folder.exists() else ():
+        if other.name != key:
+            shutil.rmtree(other)
+    meter = Meter("evaluate", total, show)
+    ensemble = ensemble.to(device)
+    parts = []
+    done = 0
+    for batch in limited(data.evaluation_batches(settings.split, settings.batch_size), total):
+        path = shards / f"{done:08d}.npz"
+        if not path.exists():
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **score_batch(ensemble, batch, settings, device))
+        with np.load(path) as shard:
+            parts.append({name: shard[name] for name in shard.files})
+        done += len(batch["index"])
+        meter.update(done)
+    meter.close()
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def limited(batches: Iterator[dict[str, torch.Tensor]], total: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches up to ``total`` examples."""
+    for batch in batches:
+        take = min(total, len(batch["index"]))
+        yield {name: values[:take] for name, values in batch.items()}
+        total -= take
+        if not total:
+            return
+
+
+@torch.inference_mode()
+def score_batch(ensemble: Ensemble, batch: Any, settings: Settings, device: str) -> dict[str, np.ndarray]:
+    """All bounds of one batch of examples from one pass over its L samples."""
+    start = time.perf_counter()
+    x, index = batch["image"].to(device), batch["index"].to(device)
+    running = RunningBounds(len(ensemble.members), settings.grid)
+    for log_p, log_q in ensemble.passes(x, settings.num_samples, settings.samples_per_pass, settings.seed, index):
+        running.update(log_p, log_q)
+    values = {name: value.cpu().numpy() for name, value in running.result().items()}
+    return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}

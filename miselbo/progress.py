@@ -1,0 +1,106 @@
+"""Progress of long work: a rich bar on a terminal, a line now and then elsewhere; both with the time left."""
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Meter:
+    """Counts steps of one piece of work.
+
+    Args:
+        label: shown before the bar, such as "q3" or "evaluate".
+        total: number of steps.
+        enabled: False for silence.
+        interval: seconds between lines where standard output is not a terminal.
+
+    Example:
+        >>> meter = Meter("evaluate", total=2, interval=0)
+        >>> meter.update(1)
+        evaluate  1/2  elapsed 0:00  left 0:00
+        >>> meter.close()
+    """
+
+    def __init__(self, label: str, total: int, enabled: bool = True, interval: float = 10.0):
+        self.label = label
+        self.total = total
+        self.interval = interval
+        self.enabled = enabled
+        self._start = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        self._first: int | None = None
+        if enabled and sys.stdout.isatty():
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(
+                TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"), console=Console()
+            )
+            self._task = self._bar.add_task(label, total=total, note="")
+            self._bar.start()
+
+    def update(self, done: int, note: str = "") -> None:
+        """``done`` steps of the total are finished; ``note`` is shown beside them."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done - 1  # steps finished by an earlier process say nothing about this one's speed
+        if not self.enabled or now - self._last < self.interval:
+            return
+        self._last = now
+        elapsed = now - self._start
+        left = elapsed / max(done - self._first, 1) * (self.total - done)
+        times = f"elapsed {clock(elapsed)}  left {clock(left)}"
+        print("  ".join(part for part in (self.label, f"{done}/{self.total}", times, note) if part), flush=True)
+
+    def close(self) -> None:
+        """Stop the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss.
+
+    Example:
+        >>> clock(75), clock(3700)
+        ('1:15', '1:01:40')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class EpochMeter(pl.Callback):
+    """A :class:`Meter` over a member's epochs, with its training ELBO."""
+
+    def __init__(self, label: str, enabled: bool = True):
+        self.label = label
+        self.enabled = enabled
+        self._meter: Meter | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start at rank 0."""
+        shown = self.enabled and trainer.is_global_zero
+        self._meter = Meter(f"train {self.label} epoch", trainer.max_epochs or 0, enabled=shown)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One epoch more."""
+        value: Any = trainer.callback_metrics.get("train/elbo")
+        note = "" if value is None else f"ELBO {float(value):.2f} nats"
+        if self._meter is not None:
+            self._meter.update(trainer.current_epoch + 1, note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self._meter is not None:
+            self._meter.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        if self._meter is not None:
+            self._meter.close()

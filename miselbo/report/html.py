@@ -1,0 +1,90 @@
+"""The report as files: figures as PNG, ``report.html`` with everything inside, ``report.md`` beside it."""
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from miselbo.files import atomic, write_text
+from miselbo.report.sections import Report, Section
+from miselbo.report.tables import Table
+
+FIGURE_NAMES = (
+    "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "delta_histogram", "weights", "images",
+    "training",
+)  # fmt: skip
+
+
+def write(run_dir: Path, report: Report) -> Path:
+    """Write ``figures/*.png``, ``report.md`` and, last, ``report.html``; return the path of the HTML.
+
+    A figure of an earlier report whose section is now left out is removed; other files in ``figures/`` stay.
+    """
+    figures = {picture.name: picture for section in report.sections for picture in section.pictures}
+    data: dict[str, bytes] = {}
+    for name, picture in figures.items():
+        buffer = io.BytesIO()
+        picture.figure.savefig(buffer, format="png", metadata={"Software": None})
+        data[name] = buffer.getvalue()
+        with atomic(run_dir / "figures" / f"{name}.png") as temporary:
+            temporary.write_bytes(data[name])
+    for name in set(FIGURE_NAMES) - set(figures):
+        (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
+    write_text(run_dir / "report.md", to_markdown(report))
+    path = run_dir / "report.html"
+    write_text(path, to_html(report, data))
+    return path
+
+
+def to_html(report: Report, figures: Mapping[str, bytes]) -> str:
+    """The report as one HTML document; ``figures`` holds the PNG bytes of every figure by name."""
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["tight"] = tight
+    template = environment.from_string((folder / "template.html").read_text())
+    encoded = {name: base64.b64encode(png).decode("ascii") for name, png in figures.items()}
+    return template.render(report=report, style=(folder / "style.css").read_text(), figures=encoded)
+
+
+def tight(text: str) -> str:
+    """No line break around ± and =.
+
+    >>> tight("L = 1") == "L\\u00a0=\\u00a01"
+    True
+    """
+    return text.replace(" ± ", "\u00a0±\u00a0").replace(" = ", "\u00a0=\u00a0")
+
+
+def to_markdown(report: Report) -> str:
+    """The same report as Markdown, with the figures as files beside it."""
+    parts = [f"# {report.title}", report.protocol_line, report.glance, markdown_table(report.headline)]
+    parts += ["\n".join(f"- {sentence}" for sentence in report.trust)] if report.trust else []
+    for section in report.sections:
+        parts += _markdown_section(section)
+    if report.protocol.rows:
+        parts += ["## Protocol", markdown_table(report.protocol)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_section(section: Section) -> list[str]:
+    parts = [f"## {section.title}", *section.text]
+    parts += [f"_{section.note}_"] if section.note else []
+    parts += [f"![{picture.alt}](figures/{picture.name}.png)" for picture in section.pictures]
+    return [*parts, *(markdown_table(table) for table in section.tables)]
+
+
+def markdown_table(table: Table) -> str:
+    """A pipe table.
+
+    >>> print(markdown_table(Table(["a", "b"], [["x|y", "1"]], "lr")))
+    | a | b |
+    | :-- | --: |
+    | x\\|y | 1 |
+    """
+    rule = [{"l": ":--", "r": "--:"}[letter] for letter in table.align]
+    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in table.rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [table.columns, rule, *rows])

@@ -1,0 +1,190 @@
+"""What the report shows, in order: titles, text, tables and figures. HTML and Markdown both come from it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from miselbo.report import heading, pictures, plots, tables, texts
+from miselbo.report.folder import RunFolder
+from miselbo.report.tables import Table, fixed, plus_minus
+from miselbo.report.texts import paragraphs
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: file name without ending, what a screen reader says, and the figure itself."""
+
+    name: str
+    alt: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report; ``note`` is the line that stands there when the data for it are not."""
+
+    anchor: str
+    title: str
+    text: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Title, one line of protocol, the headline, and the sections below it."""
+
+    title: str
+    protocol_line: str
+    glance: str
+    headline: Table
+    trust: Sequence[str]
+    protocol: Table
+    sections: Sequence[Section]
+
+
+def build(run: RunFolder) -> Report:
+    """All sections of the report of one run."""
+    footer = heading.short_protocol(run)
+    return Report(
+        title=heading.title(run),
+        protocol_line=heading.protocol_line(run),
+        glance=heading.glance(run),
+        headline=tables.headline(run),
+        trust=heading.trust(run),
+        protocol=tables.protocol(run),
+        sections=[
+            _against_samples(run, footer),
+            _against_size(run, footer),
+            _delta_and_jsd(run, footer),
+            _pairwise(run, footer),
+            _delta_histogram(run, footer),
+            _weights(run, footer),
+            _members(run),
+            _images(run, footer),
+            _training(run, footer),
+            _cost(run),
+            _grid(run),
+        ],
+    )
+
+
+def _left_out(run: RunFolder, name: str) -> str:
+    return f"Left out: {run.notes.get(name, name + ' is not in the run folder.')}"
+
+
+def _against_samples(run: RunFolder, footer: str) -> Section:
+    figure = plots.bounds_against_samples(run.bounds, run.size, footer)
+    alt = "Line plot: MISELBO, joint bound, average IWELBO and average ELBO against the number of samples L"
+    text = paragraphs(texts.AGAINST_SAMPLES)
+    return Section(
+        "samples", "Bounds against the number of samples", text, [Picture("bounds_vs_L", alt, figure)]
+    )
+
+
+def _against_size(run: RunFolder, footer: str) -> Section:
+    anchor, title = "members", "Bounds against the number of members"
+    if run.size == 1:
+        return Section(anchor, title, note=texts.SINGLE)
+    bars = texts.PAIRED_BARS if math.isfinite(plots.paired_error(run.per_example, "miselbo")) else ""
+    text = paragraphs(texts.AGAINST_SIZE, num_samples=run.num_samples, bars=bars)
+    figure = plots.bounds_against_size(run.bounds, run.per_example, run.num_samples, footer)
+    alt = "Line plot: the four bounds against the number of members S, and their difference to member 1 alone"
+    return Section(anchor, title, text, [Picture("bounds_vs_S", alt, figure)])
+
+
+def _delta_and_jsd(run: RunFolder, footer: str) -> Section:
+    anchor, title = "delta-jsd", "Gain (Delta) against diversity (JSD)"
+    if run.size == 1:
+        return Section(anchor, title, note=texts.SINGLE)
+    delta = plots.finite(run.per_example, "delta")
+    text = paragraphs(
+        texts.DELTA_AND_JSD,
+        size=run.size,
+        num_samples=run.num_samples,
+        negative=f"{100 * float(np.mean(delta < 0)):.1f} %" if len(delta) else "none",
+        slack=plus_minus(run.headline["slack"], run.headline.get("slack_se")),
+    )
+    figure = plots.delta_against_jsd(run.per_example, run.bounds, run.size, footer)
+    alt = (
+        "Delta against JSD with the diagonal: every example on the left, means for every S and L on the right"
+    )
+    return Section(anchor, title, text, [Picture("delta_vs_jsd", alt, figure)])
+
+
+def _pairwise(run: RunFolder, footer: str) -> Section:
+    anchor, title = "pairs", "How different are the members?"
+    if run.size == 1:
+        return Section(anchor, title, note=texts.SINGLE)
+    if run.pairwise is None:
+        return Section(anchor, title, note=_left_out(run, "results/pairwise_jsd.csv"))
+    picture = Picture(
+        "pairwise_jsd",
+        "Heatmap of the JSD of every pair of members, with the number in each cell",
+        plots.pairwise_jsd(run.pairwise, footer),
+    )
+    return Section(anchor, title, paragraphs(texts.PAIRWISE), [picture])
+
+
+def _delta_histogram(run: RunFolder, footer: str) -> Section:
+    anchor, title = "delta", "The gain, example by example"
+    if run.size == 1:
+        return Section(anchor, title, note=texts.SINGLE)
+    lost = len(run.per_example) - len(plots.finite(run.per_example, "delta"))
+    text = paragraphs(texts.DELTA_HISTOGRAM + (texts.NOT_SHOWN.format(count=lost) if lost else ""))
+    figure = plots.delta_histogram(run.per_example, footer)
+    return Section(
+        anchor, title, text, [Picture("delta_histogram", "Histogram of Delta over the examples", figure)]
+    )
+
+
+def _weights(run: RunFolder, footer: str) -> Section:
+    anchor, title = "weights", "Can the importance weights be trusted?"
+    if not {"ess", "max_weight", "pareto_k"} & set(run.per_example.columns):
+        note = "Left out: results/per_example.parquet has none of the columns ess, max_weight, pareto_k."
+        return Section(anchor, title, note=note)
+    figure = plots.weight_diagnostics(run.per_example, footer)
+    alt = "Histograms of effective sample size, largest normalised weight and Pareto k over the examples"
+    return Section(anchor, title, paragraphs(texts.WEIGHTS), [Picture("weights", alt, figure)])
+
+
+def _members(run: RunFolder) -> Section:
+    table, text = tables.per_member(run), texts.MEMBERS
+    if "Responsibility" in table.columns:
+        text += texts.RESPONSIBILITY.format(share=fixed(1 / run.size, 3)).lstrip("\n")
+    return Section("per-member", "Members one by one", paragraphs(text), tables=[table])
+
+
+def _images(run: RunFolder, footer: str) -> Section:
+    anchor, title = "images", "Images"
+    if run.images is None:
+        return Section(anchor, title, note=_left_out(run, "results/images.npz"))
+    text = paragraphs(texts.IMAGES)
+    if len(run.images.get("reconstructions", [])) > pictures.MOST_MEMBERS:
+        text += paragraphs(texts.ONLY_FIRST, count=pictures.MOST_MEMBERS)
+    alt = "Grid of original images, their reconstructions through every member, and samples from the prior"
+    return Section(anchor, title, text, [Picture("images", alt, pictures.image_grid(run.images, footer))])
+
+
+def _training(run: RunFolder, footer: str) -> Section:
+    anchor, title = "training", "Training curves"
+    if run.metrics is None:
+        return Section(anchor, title, note=_left_out(run, "metrics.csv"))
+    figure = pictures.training_curves(run.metrics, footer)
+    alt = "Training and validation curves of every member"
+    return Section(anchor, title, paragraphs(texts.TRAINING), [Picture("training", alt, figure)])
+
+
+def _cost(run: RunFolder) -> Section:
+    table = tables.cost(run)
+    if table is None:
+        return Section("cost", "Cost", note="Left out: results/summary.json has no cost.")
+    return Section("cost", "Cost", paragraphs(texts.COST), tables=[table])
+
+
+def _grid(run: RunFolder) -> Section:
+    return Section("grid", "All numbers", paragraphs(texts.GRID), tables=[tables.grid(run.bounds)])

@@ -1,0 +1,189 @@
+"""Numbers as text: sensible digits, and the tables of the report as plain rows of strings."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from miselbo.report.folder import BOUNDS, QUANTITIES, RunFolder, member_label, number
+from miselbo.report.texts import MEANINGS
+
+DASH = "–"  # noqa: RUF001  an en dash stands for "no value"
+NAMES = {
+    "miselbo": "MISELBO",
+    "joint_bound": "Joint bound",
+    "average_iwelbo": "Average IWELBO",
+    "average_elbo": "Average ELBO",
+    "delta": "Delta",
+    "jsd": "JSD",
+    "slack": "Slack",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; ``align``: a letter per column, l or r (numbers); ``total``: the last row is a sum."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+    total: bool = False
+
+
+def decimals(error: float) -> int:
+    """Decimals that show two significant digits of a standard error; 3 when there is none, between 0 and 4.
+
+    >>> decimals(0.5172), decimals(0.00996), decimals(13.0), decimals(float("nan"))
+    (2, 3, 0, 3)
+    """
+    if not math.isfinite(error) or error <= 0:
+        return 3
+    return min(max(1 - math.floor(math.log10(float(f"{error:.1e}"))), 0), 4)
+
+
+def fixed(value: Any, places: int) -> str:
+    """A number with that many decimals; a dash for NaN or None, never a negative zero.
+
+    >>> fixed(-0.0004, 2), fixed(float("nan"), 2), fixed(-26.414, 2)
+    ('0.00', '–', '-26.41')
+    """
+    value = number(value)
+    if math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def error_text(error: Any) -> str:
+    """A standard error to two significant digits.
+
+    >>> error_text(0.5172), error_text(1e-9), error_text(0.0), error_text(None)
+    ('0.52', '<0.0001', '0', '–')
+    """
+    error = number(error)
+    if error == 0:
+        return "0"
+    return "<0.0001" if 0 < error < 5e-5 else fixed(error, decimals(error))
+
+
+def plus_minus(value: Any, error: Any) -> str:
+    """Value and standard error, both to two significant digits of the standard error.
+
+    >>> plus_minus(-26.4142, 0.5172), plus_minus(1.5, None), plus_minus(None, None)
+    ('-26.41 ± 0.52', '1.500', '–')
+    """
+    value, error = number(value), number(error)
+    text = fixed(value, decimals(error))
+    return text if math.isnan(value) or math.isnan(error) else f"{text} ± {error_text(error)}"
+
+
+def significant(value: Any, digits: int = 3) -> str:
+    """A number to some significant digits, without an exponent; thousands keep all their digits.
+
+    >>> significant(12.3456), significant(12345.6), significant(0.01234), significant(None), significant(0)
+    ('12.3', '12346', '0.0123', '–', '0')
+    """
+    value = number(value)
+    if not math.isfinite(value) or value == 0:
+        return fixed(value, 0)
+    return fixed(value, max(digits - 1 - math.floor(math.log10(abs(value))), 0))
+
+
+def bits_per_dim(nats: float, num_dims: float) -> float:
+    """-nats / (num_dims log 2): the code length of one dimension when ``nats`` is a bound on log p(x).
+
+    >>> round(bits_per_dim(-44.361, 64), 3)
+    1.0
+    """
+    return -nats / (num_dims * math.log(2))
+
+
+def headline(run: RunFolder) -> Table:
+    """The headline, one quantity per line; bits/dim for the bounds only, when ``num_dims`` is known."""
+    row, num_dims = run.headline, number(run.summary.get("num_dims"))
+    with_bits = num_dims > 0
+    rows = []
+    for name in QUANTITIES:
+        value, error = number(row[name]), number(row.get(f"{name}_se"))
+        cells = [
+            NAMES[name],
+            fixed(value, decimals(error)),
+            error_text(error),
+            error_text(row.get(f"{name}_se_mc")),
+        ]
+        if with_bits:
+            bits = fixed(bits_per_dim(value, num_dims), decimals(bits_per_dim(-error, num_dims)))
+            cells.append(bits if name in BOUNDS else "")
+        rows.append([*cells, MEANINGS[name].format(size=run.size, most=f"{math.log(run.size):.3f}")])
+    columns = ["", "nats", "s.e. (data)", "s.e. (Monte Carlo)", *["bits/dim"] * with_bits, "What it is"]
+    return Table(columns, rows, "lrrr" + "r" * with_bits + "l")
+
+
+def per_member(run: RunFolder) -> Table:
+    """One line per member at its largest L, with its mean posterior responsibility where it was recorded."""
+    frame = run.per_member[run.per_member["L"] == run.per_member["L"].max()]
+    optional = [column for column in ("ess", "max_weight") if column in frame.columns]
+    shares = [f"responsibility_{s}" for s in range(1, run.size + 1)]
+    with_shares = len(frame) == run.size and all(column in run.per_example.columns for column in shares)
+    rows = []
+    for position, (_, row) in enumerate(frame.iterrows()):
+        cells = [member_label(row["member"])]
+        for name in ("iwelbo", "elbo"):
+            error = row.get(f"{name}_se")
+            cells += [plus_minus(row[name], error), error_text(row.get(f"{name}_se_mc"))]
+        cells += [significant(row[column]) for column in optional]
+        if with_shares:
+            cells.append(fixed(run.per_example[shares[position]].mean(), 3))
+        rows.append(cells)
+    titles = {"ess": "Effective samples", "max_weight": "Largest weight"}
+    columns = ["Member", "IWELBO", "MC s.e.", "ELBO", "MC s.e.", *(titles[column] for column in optional)]
+    columns += ["Responsibility"] * with_shares
+    return Table(columns, rows, "l" + "r" * (len(columns) - 1))
+
+
+def cost(run: RunFolder) -> Table | None:
+    """Seconds, decoder passes and share of the time of every stage, with a sum."""
+    stages = run.summary.get("cost") or []
+    if not stages:
+        return None
+    seconds = [number(stage.get("seconds")) for stage in stages]
+    passes = [number(stage.get("decoder_passes")) for stage in stages]
+    total = sum(value for value in seconds if math.isfinite(value))
+    counted = [value for value in passes if math.isfinite(value)]
+    rows = [
+        [str(stage.get("stage", "")), significant(time), _thousands(count), _percent(time, total)]
+        for stage, time, count in zip(stages, seconds, passes, strict=True)
+    ]
+    count = sum(counted) if counted else math.nan
+    rows.append(["sum", significant(total), _thousands(count), _percent(total, total)])
+    return Table(["Stage", "Seconds", "Decoder passes", "Share of time"], rows, "lrrr", total=True)
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else DASH
+
+
+def _percent(part: float, total: float) -> str:
+    return f"{100 * part / total:.1f} %" if total > 0 and math.isfinite(part) else DASH
+
+
+def grid(bounds: pd.DataFrame) -> Table:
+    """Every (S', L') cell: value ± standard error over the data."""
+    rows = []
+    for _, row in bounds.iterrows():
+        cells = [plus_minus(row[name], row.get(f"{name}_se")) for name in QUANTITIES]
+        rows.append([f"{row['S']:.0f}", f"{row['L']:.0f}", *cells])
+    return Table(["S", "L", *(NAMES[name] for name in QUANTITIES)], rows, "r" * (2 + len(QUANTITIES)))
+
+
+def protocol(run: RunFolder) -> Table:
+    """Everything the run says about how its numbers were made."""
+    rows = [
+        [key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)]
+        for key, value in run.protocol.items()
+    ]
+    return Table(["Key", "Value"], rows, "ll")

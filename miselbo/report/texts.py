@@ -1,0 +1,105 @@
+"""The sentences of the report, for a reader who does not know the paper; values go in at ``{...}``."""
+
+AGAINST_SAMPLES = """
+Each curve is a lower bound on log p(x), averaged over the examples; a higher curve is a tighter bound.
+With more samples L the average IWELBO and the joint bound approach log p(x). MISELBO approaches log p(x)
+minus the slack, so for large L the average IWELBO may pass it.
+
+Shaded: one standard error over the examples. All curves use the same examples, so the shades move
+together and differences are far more certain than the shades suggest. Bars: one Monte Carlo standard error.
+"""
+
+AGAINST_SIZE = """
+The first S members are scored as one ensemble, at L = {num_samples}. Left: the bounds, shades and bars as
+above. Right: what the ensemble has over member 1 alone, on the same examples{bars}.
+"""
+PAIRED_BARS = "; the bars at the last point are one standard error of that paired difference"
+
+DELTA_AND_JSD = """
+Delta is what scoring the members as one mixture adds; JSD is how much the members differ. At L = 1 the two
+are equal, so that point lies on the diagonal. JSD lies between 0 and log {size} up to Monte Carlo noise,
+which is shown as it is and not cut off. Right: each line is one S, and its points are the values of L.
+
+For L > 1 there is no such identity, and Delta may be negative: more samples repair each member on its own,
+while MISELBO stays below log p(x) by the slack, which grows the less equally the members share the
+posterior. In this run Delta is negative for {negative} of the examples at L = {num_samples}; the mean slack
+is {slack} nats. The joint bound does not have this slack.
+"""
+
+PAIRWISE = """
+The JSD of every two members, averaged over the examples: 0 means that both describe the same posterior,
+log 2 = 0.693 that they never overlap. A dark row is a member that resembles the others.
+"""
+
+DELTA_HISTOGRAM = """
+How many examples gain how much from scoring the members as one mixture. Right of 0 the mixture is the
+tighter bound; left of 0 the average of the single members is.
+"""
+NOT_SHOWN = " Not shown: {count} examples without a finite value."
+
+WEIGHTS = """
+A bound can be trusted only if no handful of samples carries all the weight. Good signs: a large effective
+sample size, a largest weight far below 1, and a Pareto k below 0.7 (dashed). Above 0.7 the weights have
+such heavy tails that the Monte Carlo standard errors of those examples are too small.
+"""
+
+MEMBERS = """
+Each member scored alone. A member far below the others was not trained well enough, and pulls every
+average down.
+"""
+RESPONSIBILITY = """
+Responsibility is the mean share of the posterior that a member covers among all members; an equal share
+would be {share}.
+"""
+
+IMAGES = """
+Top: test images. Below: the same images encoded by each member and decoded by the shared decoder; the rows
+should look alike, for all members describe the same model. Last: images drawn from the model's prior.
+"""
+ONLY_FIRST = "Only the first {count} members are shown."
+
+TRAINING = """
+One panel per quantity, one colour per member: lines with markers are validation, plain lines training
+(long ones smoothed by a running median). q1 trains together with the decoder, the others against the
+frozen decoder. The axes leave out the first tenth of each curve, where losses are still huge. A quantity
+with one value per member was measured on the ensemble of the members trained so far.
+"""
+
+COST = """
+Time of every stage, and how many images went through the decoder in it; a dash means not counted.
+"""
+
+GRID = """
+The first S members with L samples each, all from one pass over the data: mean ± one standard error over
+the examples, in nats. Monte Carlo standard errors and all digits are in results/bounds.csv.
+"""
+
+SINGLE = "Left out: it needs at least two members, and this run has one (S = 1)."
+ONE_MEMBER = """
+One member scores {value} nats per example. For S = 1 MISELBO, joint bound and IWELBO are the same number.
+"""
+GLANCE = """
+Scored as one mixture, the {size} members reach {value} nats per example: {gain} nats {side} the average of
+the same members scored one by one (average IWELBO). Their mean JSD is {jsd} nats, of at most
+log {size} = {most}.
+"""
+
+MEANINGS = {
+    "miselbo": "Lower bound on log p(x) of the whole ensemble, scored as one mixture. Higher is better.",
+    "joint_bound": "All samples of all members under one logarithm: never below MISELBO on the same samples.",
+    "average_iwelbo": "Each member scored alone with its own samples, then averaged: the baseline.",
+    "average_elbo": "The same without importance weighting: the mean of the members' ELBOs.",
+    "delta": "MISELBO minus average IWELBO: what scoring as a mixture adds (may be negative for L > 1).",
+    "jsd": "How much the members differ: 0 if all are equal, log {size} = {most} if none overlap.",
+    "slack": "How unequally the members share the posterior: 0 if equally. MISELBO stays this far below "
+    "log p(x) however large L is.",
+}
+
+
+def paragraphs(text: str, **values: object) -> list[str]:
+    """The paragraphs of a text, each on one line, with its values filled in.
+
+    >>> paragraphs("one\\n{word}\\n\\nthree", word="two")
+    ['one two', 'three']
+    """
+    return [" ".join(part.split()) for part in text.format(**values).strip().split("\n\n")]

@@ -1,0 +1,107 @@
+"""Fits an amortised ensemble: the decoder with q_1, then q_2..q_S one by one against the frozen decoder."""
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers.logger import Logger
+
+from miselbo import checkpoints
+from miselbo.building import build_ensemble
+from miselbo.ensemble import Ensemble
+from miselbo.noise import derive
+from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
+from miselbo.training.module import MemberTraining, Objective
+from miselbo.progress import EpochMeter
+
+
+def fit_members(
+    cfg: DictConfig, data: pl.LightningDataModule, folder: Path, loggers: Callable[[int], list[Logger]], objective: Mapping[str, Any]
+) -> Ensemble:
+    """Train what the run folder lacks; returns the ensemble in evaluation mode.
+
+    Args:
+        cfg: the whole resolved configuration.
+        data: images.
+        folder: run folder; finished members in it are loaded, an unfinished one goes on from its resume point.
+        loggers: makes the loggers of a member.
+        objective: hyper-parameters of :class:`~miselbo.training.module.Objective`.
+
+    Raises:
+        InputError: a checkpoint in the folder does not belong to this run.
+        TrainingDivergedError: too many non-finite steps in a row.
+    """
+    size = cfg.ensemble.size
+    target, members = build_ensemble(cfg, data.image, size)  # type: ignore[attr-defined]
+    stamp: str | None = None
+    for s in range(1, size + 1):
+        if checkpoints.member_path(folder, s).exists():
+            stamp = stamp or checkpoints.load_target(folder, target)
+            checkpoints.load_member(folder, s, members[s - 1], stamp)
+            continue
+        seed = derive(cfg.seed, s)
+        module = MemberTraining(target, members[:s], Objective(**objective), seed)
+        seconds = _train(cfg, data, folder, loggers, module)
+        stamp = checkpoints.fingerprint(target)
+        info = {"seed": seed, "seconds": seconds, "steps": module.global_step, "skipped_steps": module.skipped}
+        info["decoder_passes"] = module.examples_seen
+        if s == 1:
+            path = checkpoints.target_path(folder)
+            checkpoints.save(path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset))
+        else:
+            module._target.verify()  # type: ignore[operator]
+        checkpoints.save(checkpoints.member_path(folder, s), "member", members[s - 1], target, member=s, **info)
+        checkpoints.resume_path(folder, s).unlink(missing_ok=True)
+    return Ensemble(target, members).eval()
+
+
+def _train(
+    cfg: DictConfig, data: Any, folder: Path, loggers: Callable[[int], list[Logger]], module: MemberTraining
+) -> float:
+    resume = checkpoints.resume_path(folder, module.member)
+    resume.parent.mkdir(parents=True, exist_ok=True)
+    data.stream_seed = module.seed
+    callbacks = [
+        EnsembleMonitor(cfg.ensemble.monitor_samples),
+        ResumePoint(resume, cfg.ensemble.resume_interval),
+        EpochMeter(f"q{module.member}", cfg.trainer.enable_progress_bar),
+    ]
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch or max((cfg.trainer.max_epochs or 1) // 10, 1),
+        enable_progress_bar=False,
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        logger=loggers(module.member),
+        default_root_dir=folder,
+    )
+    start = time.perf_counter()
+    with quiet():
+        trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advice on worker processes, hardware and tips; its errors stay."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        yield
+
+
+def plain(node: DictConfig) -> Any:
+    """A configuration node as plain types, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True)
