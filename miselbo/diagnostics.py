@@ -109,7 +109,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
         log_w: [..., L] log-weights.
 
     Returns:
-        [...]. NaN where k-hat is undefined: L < 25 (fewer than 5 tail draws), a NaN or +inf among the weights,
+        [...]. NaN where k-hat is undefined: L < 25 (fewer than 5 tail draws), NaN or +inf among the weights,
         all weights zero, or a quarter of the tail no larger than the threshold (as with many zero weights).
         -inf where the whole tail is one value: weights with no tail at all.
 

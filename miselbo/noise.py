@@ -73,7 +73,7 @@ def uniform(seed: int, index: Tensor, size: int, *, member: int = 0, sample: Ten
         True
     """
     words = torch.stack(_words(seed, index, size, member, sample), -1).flatten(-2)[..., :size]
-    return ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23  # 23 bits: the sum is exact, never 0 or 1
 
 
 def normal(seed: int, index: Tensor, size: int, *, member: int = 0, sample: Tensor | int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,12 +52,13 @@ def to_html(report: Report, figures: Mapping[str, bytes]) -> str:
 
 
 def tight(text: str) -> str:
-    """No line break around ± and =.
+    """No line break inside ``a ± b``, ``L = 1``, ``log 5``, ``1 x 8 x 8`` and ``(Monte Carlo)``.
 
     >>> tight("L = 1") == "L\\u00a0=\\u00a01"
     True
     """
-    return text.replace(" ± ", "\u00a0±\u00a0").replace(" = ", "\u00a0=\u00a0")
+    text = re.sub(r" (±|=|x) ", "\u00a0\\1\u00a0", re.sub(r" x (?=\d+ x )", "\u00a0x\u00a0", text))
+    return re.sub(r"\blog (?=[p\d])", "log\u00a0", text.replace("(Monte Carlo)", "(Monte\u00a0Carlo)"))
 
 
 def to_markdown(report: Report) -> str:

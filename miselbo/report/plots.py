@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from miselbo.report.folder import member_label
 from miselbo.report.style import (
@@ -85,7 +86,7 @@ def bounds_against_size(
             right.plot(frame["S"], gain, **BOUND_STYLES[name], linewidth=1.8, markersize=6)
             error = paired_error(per_example, name)
             if math.isfinite(error):
-                at = float(frame["S"].iloc[-1]) + 0.02 * len(frame) * beside  # three bars side by side
+                at = float(frame["S"].iloc[-1]) + 0.02 * len(frame) * (beside - 1)  # three bars side by side
                 right.errorbar(
                     at, gain.iloc[-1], error, color=BOUND_STYLES[name]["color"], capsize=4, linewidth=1.8
                 )
@@ -188,9 +189,12 @@ def pairwise_jsd(pairwise: pd.DataFrame, footer: str = "") -> Figure:
     return figure
 
 
-def _histogram(axis: Axes, values: np.ndarray) -> None:
+def _histogram(axis: Axes, values: np.ndarray, from_zero: bool = False) -> None:
     if len(values):
-        axis.hist(values, bins=min(40, max(20, int(math.sqrt(len(values))))), color=BLUE, edgecolor="white")
+        bins = min(40, max(20, int(math.sqrt(len(values)))))
+        span = (0.0, float(values.max()) or 1.0) if from_zero else None
+        axis.hist(values, bins=bins, range=span, color=BLUE, edgecolor="white")
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def finite(frame: pd.DataFrame, column: str) -> np.ndarray:
@@ -225,7 +229,8 @@ def weight_diagnostics(per_example: pd.DataFrame, footer: str = "") -> Figure:
     figure, axes = new_figure(3.2, 1, len(present), footer)
     for axis, name in zip(axes, present, strict=True):
         title, unit = panels[name]
-        _histogram(axis, finite(per_example, name))
+        _histogram(axis, finite(per_example, name), from_zero=name != "pareto_k")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
         if name != "pareto_k":
             axis.set_xlim(left=0.0)
         if name == "pareto_k":

@@ -74,7 +74,7 @@ def legend_below(figure: Figure, axis: Axes, columns: int = 4) -> None:
 def integer_ticks(axis: Axes, values: Sequence[float]) -> None:
     """Ticks at those whole numbers only (a log axis would add its own); at most about ten."""
     wanted = sorted({int(value) for value in values})
-    wanted = wanted[:: max(1, -(-len(wanted) // 10))]
+    wanted = wanted[:: -max(1, -(-len(wanted) // 10))]  # from the end: the largest always has its tick
     axis.set_xticks(wanted, [str(value) for value in wanted])
     axis.minorticks_off()
 

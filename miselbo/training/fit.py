@@ -73,18 +73,18 @@ def _train(
         ResumePoint(resume, cfg.ensemble.resume_interval),
         EpochMeter(f"q{module.member}", cfg.trainer.enable_progress_bar),
     ]
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch or max((cfg.trainer.max_epochs or 1) // 10, 1),
-        enable_progress_bar=False,
-        enable_checkpointing=True,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        logger=loggers(module.member),
-        default_root_dir=folder,
-    )
+    validations = cfg.trainer.check_val_every_n_epoch or max((cfg.trainer.max_epochs or 1) // 10, 1)
     start = time.perf_counter()
     with quiet():
+        trainer: pl.Trainer = instantiate(
+            cfg.trainer,
+            check_val_every_n_epoch=validations,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            logger=loggers(module.member),
+            default_root_dir=folder,
+        )
         trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -47,13 +47,13 @@ class SpectralNormSum(nn.Module):
             matrix = torch.stack([kernels[i].reshape(rows, columns) for i in members])
             u, v = self.get_buffer(f"u_{rows}_{columns}"), self.get_buffer(f"v_{rows}_{columns}")
             with torch.no_grad():
-                left, right = u, v
+                left, right = u[:, None], v[..., None]
                 for _ in range(iterations):
-                    right = F.normalize(torch.einsum("nr,nrc->nc", left, matrix), dim=-1, eps=1e-3)
-                    left = F.normalize(torch.einsum("nrc,nc->nr", matrix, right), dim=-1, eps=1e-3)
-                u.copy_(left)
-                v.copy_(right)
-            total = total + torch.einsum("nr,nrc,nc->", left, matrix, right)
+                    right = F.normalize(left @ matrix, dim=-1, eps=1e-3).mT
+                    left = F.normalize(matrix @ right, dim=-2, eps=1e-3).mT
+                u.copy_(left[:, 0])
+                v.copy_(right[..., 0])
+            total = total + (left @ matrix @ right).sum()
         if not self._started:
             self.first.fill_(False)
             self._started = True

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from miselbo.errors import InputError
 from miselbo.models.nvae.convs import WeightNormConv2d
+from miselbo.models.nvae.depthwise import depthwise_conv
 
 UP = -1  # stride of a cell that doubles the resolution
 
@@ -118,8 +119,14 @@ class BottleneckOperation(nn.Module):
         x = F.silu(self.norm_wide(self.widen(self.norm_in(x))))
         if late:
             x = double(x)
-        x = F.silu(self.norm_spatial(self.spatial(x)))
+        x = F.silu(self.norm_spatial(self._convolve(x)))
         return self.norm_out(self.narrow(x))
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        conv = self.spatial
+        if conv.groups == conv.in_channels:
+            return depthwise_conv(x, conv.weight, conv.stride[0])
+        return conv(x)
 
 
 def operation(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -10,6 +10,7 @@ from miselbo.models.hierarchical import Choose, HierarchicalDecoder, Trace, crop
 from miselbo.models.nvae.cells import UP, Cell, architecture
 from miselbo.models.nvae.convs import WeightNormConv2d, batch_norms, conv_kernels
 from miselbo.models.nvae.distributions import (
+    at_least_single,
     check_image,
     clamped_normal,
     image_log_prob,
@@ -170,15 +171,15 @@ class Decoder(HierarchicalDecoder):
         Logits [L * B, P, H, W] or [*lead, B, P, H, W] and x [B, C, height, width], padded or not, give [L, B]
         or [*lead, B].
         """
+        logits = at_least_single(crop_image(logits, self.image))
         x = crop_image(self.pad(x), self.image).to(logits.dtype)
-        logits = crop_image(logits, self.image)
         if logits.ndim == 4:
             logits = logits.unflatten(0, (-1, len(x)))
         return image_log_prob(logits, x, self.image)
 
     def image_mean(self, logits: Tensor) -> Tensor:
         """Mean image in [0, 1] on the original size, for pictures."""
-        return image_mean(crop_image(logits, self.image), self.image)
+        return image_mean(at_least_single(crop_image(logits, self.image)), self.image)
 
     def conv_kernels(self) -> list[Tensor]:
         """Effective kernels, for the spectral regulariser."""

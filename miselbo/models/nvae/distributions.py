@@ -14,6 +14,11 @@ LIKELIHOODS = ("bernoulli", "logistic_mixture", "normal")
 MIN_LOG_SCALE = -7.0
 
 
+def at_least_single(values: Tensor) -> Tensor:
+    """Half-precision values (mixed-precision training) in single precision; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def clamped_normal(raw: Tensor, dim: int = 1) -> Normal:
     """Normal(c(m), exp(c(s)) + 0.01), where raw = (m, s) along ``dim`` and c(t) = 5 tanh(t / 5).
 
@@ -21,7 +26,7 @@ def clamped_normal(raw: Tensor, dim: int = 1) -> Normal:
         >>> clamped_normal(torch.zeros(1, 2)).scale
         tensor([[1.0100]])
     """
-    loc, log_scale = (5 * torch.tanh(raw / 5)).chunk(2, dim)
+    loc, log_scale = (5 * torch.tanh(at_least_single(raw) / 5)).chunk(2, dim)
     return Normal(loc, log_scale.exp() + 0.01, validate_args=False)
 
 

@@ -71,8 +71,9 @@ class Encoder(HierarchicalEncoder):
             num_channels=num_channels,
             num_preprocess_cells=num_preprocess_cells,
             num_cells_per_group=num_cells_per_group,
-            num_flows=num_flows + 1,
         )
+        if num_flows < 0:
+            raise InputError(f"num_flows is {num_flows}; expected a whole number >= 0.")
         kinds = architecture(arch)
         topology = decoder.topology
         if topology.is_vanilla and num_channels != decoder.num_channels:

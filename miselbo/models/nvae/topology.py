@@ -93,6 +93,8 @@ def build_topology(
 ) -> Topology:
     """Check the arguments and resolve ``num_blocks="auto"``: the smallest P >= 1 with a coarsest size <= 4.
 
+    The resolution may be divided by no more than the smaller side, rounded up to a multiple of 8.
+
     Raises:
         InputError: a count below one, or more halvings than the image has.
 
@@ -107,16 +109,19 @@ def build_topology(
         min_groups_per_scale=minimum,
     )
     groups = tuple(groups_per_scale(num_scales, num_groups, adaptive, minimum))
+    available = -(-min(image.height, image.width) // 8) * 8
     if num_blocks == "auto":
         blocks = 1
-        while max(Topology(image, groups, num_latent, blocks).latent_shapes[0][1:]) > 4:
+        while True:
+            topology = Topology(image, groups, num_latent, blocks)
+            if max(topology.latent_shapes[0][1:]) <= 4 or 2 * topology.reduction > available:
+                break
             blocks += 1
     else:
         require_positive(num_preprocess_blocks=num_blocks)  # type: ignore[arg-type]
         blocks = int(num_blocks)
     topology = Topology(image, groups, num_latent, blocks)
-    smallest = min(image.height, image.width)
-    if topology.reduction > -(-smallest // 8) * 8:
+    if topology.reduction > available:
         raise InputError(
             f"{num_scales} latent scales and {blocks} pre-processing blocks divide the resolution by"
             f" {topology.reduction}, more than the {image.height}x{image.width} image has: use fewer"
