@@ -28,7 +28,9 @@ def build_ensemble(cfg: DictConfig, image: ImageSpec, size: int) -> tuple[Any, l
     for s in range(1, size + 1):
         with seeded(derive(cfg.seed, s)):
             members.append(build(cfg.model.approximation, decoder=target))
-    return target.to(memory_format=torch.channels_last), [m.to(memory_format=torch.channels_last) for m in members]
+    return target.to(memory_format=torch.channels_last), [
+        m.to(memory_format=torch.channels_last) for m in members
+    ]
 
 
 def build(node: DictConfig, **arguments: Any) -> Any:

@@ -45,7 +45,13 @@ def save(path: Path, kind: str, module: nn.Module, target: nn.Module, **info: An
         **info: plain JSON types to keep beside it.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    content = {"format": FORMAT, "kind": kind, "state": state, "target_fingerprint": fingerprint(target), **info}
+    content = {
+        "format": FORMAT,
+        "kind": kind,
+        "state": state,
+        "target_fingerprint": fingerprint(target),
+        **info,
+    }
     with atomic(path) as temporary:
         torch.save(content, temporary)
 
@@ -57,12 +63,10 @@ def read(path: Path, kind: str) -> dict[str, Any]:
         InputError: no such file, damaged, or not a ``kind`` checkpoint of this project.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: this run has no such {kind}; train it with the run's own command")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): damaged, or not of this project") from None
+        raise InputError(
+            f"{path} does not exist: this run has no such {kind}; train it with the run's own command"
+        )
+    content = load_file(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT or content.get("kind") != kind:
         raise InputError(
@@ -70,6 +74,25 @@ def read(path: Path, kind: str) -> dict[str, Any]:
             f"got {found!r} and {content.get('kind') if isinstance(content, dict) else None!r}"
         )
     return content
+
+
+def load_file(path: Path) -> Any:
+    """What a checkpoint file holds; InputError when it cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        KeyError,
+        OSError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} cannot be read as a checkpoint ({reason}): damaged, or not of this project"
+        ) from None
 
 
 def load_state(module: nn.Module, content: dict[str, Any], path: Path) -> None:
@@ -90,8 +113,10 @@ def load_target(folder: Path, target: nn.Module) -> str:
     load_state(target, content, path)
     found = fingerprint(target)
     if found != content["target_fingerprint"]:
-        raise InputError(f"{path} was changed after it was written: fingerprint {found[:12]}, "
-                         f"stamped {content['target_fingerprint'][:12]}")
+        raise InputError(
+            f"{path} was changed after it was written: fingerprint {found[:12]}, "
+            f"stamped {content['target_fingerprint'][:12]}"
+        )
     return found
 
 
@@ -112,6 +137,35 @@ def load_member(folder: Path, member: int, module: nn.Module, target_fingerprint
 def finished_members(folder: Path, size: int) -> list[int]:
     """Numbers 1..size of the members whose training is finished."""
     return [s for s in range(1, size + 1) if member_path(folder, s).exists()]
+
+
+def load_finished(folder: Path, target: Any, members: list[Any]) -> list[int]:
+    """Fill ``target`` and ``members`` with what training has finished; returns the members' numbers.
+
+    Every file is checked, resume points too, so that a wrong one shows before any training.
+
+    Raises:
+        InputError: a file is damaged or does not belong here, or the target's own q1 is gone.
+    """
+    stamp = None
+    others = [path for path in sorted(target_path(folder).parent.glob("q*.ckpt")) if "." not in path.stem]
+    if others and not member_path(folder, 1).exists():
+        raise InputError(
+            f"{member_path(folder, 1)} is missing but {others[0].name} exists: the target is trained with q1, and "
+            "training it again would leave the other members without their target. Put the file back, or use another run_dir."
+        )
+    finished = finished_members(folder, len(members))
+    for s, member in enumerate(members, start=1):
+        if s in finished:
+            stamp = stamp or load_target(folder, target)
+            load_member(folder, s, member, stamp)
+        elif resume_path(folder, s).exists():
+            content = load_file(resume_path(folder, s))
+            if not isinstance(content, dict) or "counts" not in content:
+                raise InputError(
+                    f"{resume_path(folder, s)} is no resume point of this project: remove it to train q{s} anew"
+                )
+    return finished
 
 
 def load_ensemble(folder: Path, target: Any, members: list[Any]) -> Ensemble:

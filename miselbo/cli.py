@@ -3,24 +3,24 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from miselbo import config
-from miselbo.errors import InputError
+from miselbo.errors import InputError, TrainingDivergedError
 
 FROM_FOLDER = ("evaluate", "report")
 
 
 def main(hydra_job: Callable[[], None]) -> None:
     """Check the arguments, then run: from a run folder alone for ``task=evaluate|report``, else through Hydra."""
-    arguments = sys.argv[1:]
     try:
-        if any(argument.startswith("-") for argument in arguments):
-            plain = [argument for argument in arguments if not argument.startswith("-")]
-        else:
-            plain = arguments
+        plain = overrides(sys.argv[1:])
         values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
         if values.get("task") in FROM_FOLDER:
             if not values.get("run_dir"):
@@ -36,14 +36,32 @@ def main(hydra_job: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def overrides(arguments: list[str]) -> list[str]:
+    """The arguments that are neither Hydra's flags nor their values.
+
+    Example:
+        >>> overrides(["-m", "seed=0,1", "--cfg", "job", "ensemble.size=3"])
+        ['seed=0,1', 'ensemble.size=3']
+    """
+    known, rest = get_args_parser().parse_known_args(arguments)
+    return [*known.overrides, *(argument for argument in rest if not argument.startswith("-"))]
+
+
 def job(cfg: DictConfig) -> None:
-    """One Hydra job; its run folder is the one Hydra made."""
-    with open_dict(cfg):
-        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    """One Hydra job; in a sweep its run folder is the one Hydra made."""
+    hydra = HydraConfig.get()
     try:
+        swept = hydra.mode == RunMode.MULTIRUN
+        folder = Path(hydra.runtime.output_dir if swept else str(cfg.run_dir)).expanduser().absolute()
+        with open_dict(cfg):
+            cfg.run_dir = str(folder)
         execute(cfg)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        fail(InputError(f"cannot read the configuration: {str(error).splitlines()[0]}"))
     except InputError as error:
         fail(error)
+    except TrainingDivergedError as error:
+        fail(error, status=1)
 
 
 def execute(cfg: DictConfig) -> None:
@@ -53,7 +71,7 @@ def execute(cfg: DictConfig) -> None:
     run(cfg)
 
 
-def fail(error: InputError) -> None:
-    """One line, exit status 2."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+def fail(error: Exception, status: int = 2) -> NoReturn:
+    """One line on standard error, then the end."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)

@@ -9,10 +9,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from miselbo.errors import InputError
 from miselbo.files import write_text
@@ -46,7 +47,9 @@ def parse(arguments: list[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(arguments)
     except HydraException as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"cannot read the command line: {first} (expected key=value, such as ensemble.size=3)") from None
+        raise InputError(
+            f"cannot read the command line: {first} (expected key=value, such as ensemble.size=3)"
+        ) from None
 
 
 def check_overrides(arguments: list[str]) -> None:
@@ -63,8 +66,39 @@ def check_overrides(arguments: list[str]) -> None:
     known = compose_config([f"{o.key_or_group}={choices(o)[0]}" for o in chosen])
     names = flatten(known)
     for override in overrides:
-        if override.key_or_group not in names and override.key_or_group not in groups:
+        if override.key_or_group in groups:
+            continue
+        if override.key_or_group not in names:
             raise unknown_key(override.key_or_group, [*names, *groups])
+        check_kind(override, names[override.key_or_group])
+
+
+def check_kind(override: Override, default: Any) -> None:
+    """Refuse a word where ``conf/`` has a number, and a plain value where it has several keys.
+
+    Raises:
+        InputError: the value cannot take the place of ``default``.
+    """
+    key = override.key_or_group
+    if override.is_sweep_override() or override.is_delete():
+        return
+    value = override.value()
+    if isinstance(default, dict) and not isinstance(value, dict):
+        raise InputError(
+            f"{key} holds the keys {', '.join(map(str, default))}: set one of them, as {key}.<key>=<value>"
+        )
+    if value is None or isinstance(value, str) and "${" in value or key.startswith("trainer."):
+        return
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise InputError(f"{key} must be true or false, got {plain_value(value)!r}")
+    if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if not isinstance(default, bool):
+            raise InputError(f"{key} must be a number, got {plain_value(value)!r}")
+
+
+def plain_value(value: Any) -> Any:
+    """A value as the user wrote it, without Hydra's notes on quotes."""
+    return str(value) if isinstance(value, QuotedString) else value
 
 
 def choices(override: Override) -> list[str]:
@@ -78,7 +112,7 @@ def check_choices(override: Override) -> None:
     """Every choice of a group must be a file in its folder."""
     known = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
     for choice in choices(override):
-        if choice not in known and choice != "null":
+        if choice not in known and not (choice == "null" and override.key_or_group == "experiment"):
             raise InputError(
                 f"unknown {override.key_or_group}={choice}; {nearest(choice, known)}known are {', '.join(known)}"
             )
@@ -132,7 +166,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not close:  # a right last part under a wrong group
         ends = {name.split(".")[-1]: name for name in names}
-        close = [ends[end] for end in difflib.get_close_matches(word.split(".")[-1], list(ends), n=1, cutoff=0.7)]
+        close = [
+            ends[end] for end in difflib.get_close_matches(word.split(".")[-1], list(ends), n=1, cutoff=0.7)
+        ]
     return f"did you mean '{close[0]}'? " if close else ""
 
 
@@ -143,35 +179,78 @@ def check_values(cfg: DictConfig) -> None:
         InputError: for ensemble.size, seed or task.
     """
     if cfg.task not in TASKS:
-        raise InputError(f"unknown task={cfg.task}; {nearest(str(cfg.task), TASKS)}known are {', '.join(TASKS)}")
+        raise InputError(
+            f"unknown task={cfg.task}; {nearest(str(cfg.task), TASKS)}known are {', '.join(TASKS)}"
+        )
     for key, least in (("ensemble.size", 1), ("ensemble.monitor_samples", 1), ("seed", 0)):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    if cfg.num_threads is not None and (type(cfg.num_threads) is not int or cfg.num_threads < 1):
+        raise InputError(f"num_threads must be a whole number of at least 1 or null, got {cfg.num_threads!r}")
     epochs = cfg.trainer.max_epochs
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number of at least 1, got {epochs!r}")
 
 
-def claim_folder(cfg: DictConfig, folder: Path) -> None:
-    """Make ``folder`` this configuration's run folder, or check that it already is.
+def config_path(folder: Path) -> Path:
+    """Where a run keeps its resolved configuration."""
+    return folder / ".hydra" / "config.yaml"
+
+
+def stored(folder: Path) -> DictConfig:
+    """The configuration in a run folder.
 
     Raises:
-        InputError: the folder holds something else, or a run of another configuration; nothing is written then.
+        InputError: the file is damaged or not of this project.
     """
-    path = folder / ".hydra" / "config.yaml"
-    if path.exists():
-        before, now = identity(OmegaConf.load(path)), identity(cfg)  # type: ignore[arg-type]
+    try:
+        cfg = OmegaConf.load(config_path(folder))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{config_path(folder)} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(cfg, DictConfig) or not {"task", "model", "dataset", "ensemble", "evaluation"} <= set(
+        cfg
+    ):
+        raise InputError(f"{config_path(folder)} is no configuration of miselbo: use another run_dir")
+    return cfg
+
+
+def check_folder(cfg: DictConfig, folder: Path) -> None:
+    """Check that ``folder`` is this configuration's run folder or can become it.
+
+    Raises:
+        InputError: the folder holds something else, or a run of another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: use another run_dir")
+    if config_path(folder).exists():
+        before, now = identity(stored(folder)), identity(cfg)
         differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if differing:
-            listed = "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5])
+            listed = "; ".join(
+                f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5]
+            )
             raise InputError(
                 f"{folder} is the run folder of another configuration: {listed}. "
                 "Use another run_dir, or the same settings to go on with this run."
             )
     elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir")
-    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))
+        raise InputError(
+            f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir"
+        )
+
+
+def claim_folder(cfg: DictConfig, folder: Path) -> None:
+    """Make ``folder`` this configuration's run folder.
+
+    Raises:
+        InputError: as :func:`check_folder`, nothing is written then; or the folder cannot be written to.
+    """
+    check_folder(cfg, folder)
+    try:
+        write_text(config_path(folder), OmegaConf.to_yaml(cfg, resolve=True))
+    except OSError as error:
+        raise InputError(f"cannot write to run_dir={folder}: {error.strerror}") from None
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -194,17 +273,24 @@ def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
     Raises:
         InputError: no run folder, an unknown key, or one that decides what the members are.
     """
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"{folder} is no run folder: {path} does not exist")
-    cfg: Any = OmegaConf.load(path)
+    if not config_path(folder).is_file():
+        raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
+    cfg = stored(folder)
     names = flatten(cfg)
     for override in parse(arguments):
         key = override.key_or_group
+        if override.is_sweep_override():
+            raise InputError(
+                f"{key} has several values: task=evaluate and task=report take one run at a time"
+            )
         if key not in names:
             raise unknown_key(key, names)
         if not any(key == free or key.startswith(f"{free}.") for free in FREE):
-            raise InputError(f"{key} decides what the members of {folder} are and cannot be changed for a trained run")
-        OmegaConf.update(cfg, key, override.value())
+            raise InputError(
+                f"{key} decides what the members of {folder} are and cannot be changed for a trained run"
+            )
+        if key != "logger":  # no dashboard without training
+            check_kind(override, names[key])
+            OmegaConf.update(cfg, key, plain_value(override.value()))
     cfg.run_dir = str(folder)
     return cfg

@@ -124,7 +124,9 @@ class Ensemble(nn.Module):
         log_p, log_q = [], []
         for draw in draws:  # one at a time: its features are dropped before the next one runs
             log_p.append(draw.log_p)
-            log_q.append(torch.stack([m.log_prob(c, draw) for m, c in zip(self.members, contexts, strict=True)]))
+            log_q.append(
+                torch.stack([m.log_prob(c, draw) for m, c in zip(self.members, contexts, strict=True)])
+            )
         return torch.stack(log_p).permute(2, 0, 1), torch.stack(log_q).permute(3, 0, 2, 1)
 
     @torch.no_grad()

@@ -1,5 +1,9 @@
-"""The one exception a user sees: a message with what was got, what was expected, and the fix."""
+"""The exceptions a user sees: a message with what was got, what was expected, and the fix."""
 
 
 class InputError(ValueError):
     """Bad input from outside: configuration, file, array. The command line prints it without a stack trace."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """Too many steps in a row gave a non-finite loss or gradient."""

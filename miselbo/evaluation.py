@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from miselbo.errors import InputError
 from miselbo.files import atomic
 from miselbo.progress import Meter
 from miselbo.streaming import RunningBounds
+
+PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,35 @@ class Settings:
     seed: int
 
 
-def make_settings(cfg: Any, seed: int, latents: int) -> Settings:
+def make_settings(cfg: Any, seed: int, num_dims: int) -> Settings:
     """Check the ``evaluation`` group and fill in what it leaves open.
 
     Args:
         cfg: the group.
         seed: default of ``evaluation.seed``.
-        latents: image dimensions and latents per sample, to choose the pass size by.
+        num_dims: pixels per image, to choose the pass size by.
 
     Raises:
         InputError: a value that cannot be.
     """
     limit = cfg.num_examples
-    for name, value in (("num_samples", cfg.num_samples), ("batch_size", cfg.batch_size), ("num_examples", limit)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    sizes = (("num_samples", cfg.num_samples), ("batch_size", cfg.batch_size))
+    for name, value in (*sizes, ("num_examples", 1 if limit is None else limit)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"evaluation.{name} must be a whole number of at least 1, got {value!r}")
+    pictures, noise_seed = cfg.num_pictures, cfg.seed
+    for name, value in (("num_pictures", pictures), ("seed", 0 if noise_seed is None else noise_seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise InputError(f"evaluation.{name} must be a whole number of at least 0, got {value!r}")
     if cfg.split not in ("test", "validation"):
         raise InputError(f"evaluation.split must be 'test' or 'validation', got {cfg.split!r}")
     per_pass = cfg.samples_per_pass
     if per_pass is None:
-        per_pass = max(1, 2**20 // max(latents * cfg.batch_size, 1))
+        per_pass = max(1, PIXELS_PER_PASS // (num_dims * cfg.batch_size))
     elif not isinstance(per_pass, int) or per_pass < 1:
-        raise InputError(f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}")
+        raise InputError(
+            f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}"
+        )
     return Settings(
         split=cfg.split,
         num_samples=cfg.num_samples,
@@ -75,7 +84,7 @@ def make_settings(cfg: Any, seed: int, latents: int) -> Settings:
         batch_size=cfg.batch_size,
         samples_per_pass=min(per_pass, cfg.num_samples),
         num_examples=limit,
-        seed=seed if cfg.seed is None else cfg.seed,
+        seed=seed if noise_seed is None else noise_seed,
     )
 
 
@@ -91,16 +100,23 @@ def make_grid(grid: Any, num_samples: int) -> tuple[int, ...]:
     if grid is None:
         steps = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
         return (*(step for step in steps if step < num_samples), num_samples)
-    values = sorted(set(grid))
-    if not values or any(not isinstance(value, int) or value < 1 or value > num_samples for value in values):
+    given = list(grid) if isinstance(grid, Iterable) and not isinstance(grid, str) else []
+    if not given or any(type(value) is not int or not 1 <= value <= num_samples for value in given):
         raise InputError(
-            f"evaluation.grid must list whole numbers from 1 to evaluation.num_samples={num_samples}, got {list(grid)}"
+            f"evaluation.grid must list whole numbers from 1 to evaluation.num_samples={num_samples}, "
+            f"got {given or grid}"
         )
-    return tuple(values) if values[-1] == num_samples else (*values, num_samples)
+    return tuple(sorted({*given, num_samples}))
 
 
 def score_split(
-    ensemble: Ensemble, data: Any, settings: Settings, folder: Path, stamp: str, device: str = "cpu", show: bool = True
+    ensemble: Ensemble,
+    data: Any,
+    settings: Settings,
+    folder: Path,
+    stamp: str,
+    device: str = "cpu",
+    show: bool = True,
 ) -> dict[str, np.ndarray]:
     """Score the split once; per-example values of every cell.
 
@@ -135,13 +151,15 @@ def score_split(
     done = 0
     for batch in limited(data.evaluation_batches(settings.split, settings.batch_size), total):
         path = shards / f"{done:08d}.npz"
-        if not path.exists():
+        done += len(batch["index"])
+        if path.exists():
+            meter.skip(done)
+        else:
             with atomic(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **score_batch(ensemble, batch, settings, device))
+                np.savez(file, allow_pickle=False, **score_batch(ensemble, batch, settings, device))
+            meter.update(done)
         with np.load(path) as shard:
             parts.append({name: shard[name] for name in shard.files})
-        done += len(batch["index"])
-        meter.update(done)
     meter.close()
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -162,7 +180,9 @@ def score_batch(ensemble: Ensemble, batch: Any, settings: Settings, device: str)
     start = time.perf_counter()
     x, index = batch["image"].to(device), batch["index"].to(device)
     running = RunningBounds(len(ensemble.members), settings.grid)
-    for log_p, log_q in ensemble.passes(x, settings.num_samples, settings.samples_per_pass, settings.seed, index):
+    for log_p, log_q in ensemble.passes(
+        x, settings.num_samples, settings.samples_per_pass, settings.seed, index
+    ):
         running.update(log_p, log_q)
     values = {name: value.cpu().numpy() for name, value in running.result().items()}
     return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}

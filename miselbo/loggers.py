@@ -1,13 +1,14 @@
 """Dashboards of a run: W&B or TensorBoard on request, ``metrics.csv`` always. No prompt, no network unless asked."""
 
 import os
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 
 from miselbo.errors import InputError
 from miselbo.files import write_text
@@ -34,7 +35,7 @@ class Loggers:
             raise InputError(f"unknown logger.name={self.kind}; known are csv, tensorboard, wandb")
 
     def __enter__(self) -> "Loggers":
-        if self.kind == "wandb" and rank_zero_only.rank == 0:
+        if self.kind == "wandb" and os.environ.get("LOCAL_RANK", "0") == "0":
             self._wandb = start_wandb(self.cfg, self.folder)
         return self
 
@@ -74,7 +75,9 @@ def require(package: str) -> None:
     try:
         __import__(package)
     except ImportError:
-        raise InputError(f"logger={package} needs the package {package}: pip install '.[{package}]'") from None
+        raise InputError(
+            f"logger={package} needs the package {package}: pip install '.[{package}]'"
+        ) from None
 
 
 def start_wandb(cfg: DictConfig, folder: Path) -> Any:
@@ -90,7 +93,7 @@ def start_wandb(cfg: DictConfig, folder: Path) -> Any:
     if mode == "offline":
         rank_zero_info(f"W&B is offline; send this run later with: wandb sync {folder}/wandb/offline-run-*")
     stored = folder / "wandb_run_id"
-    run_id = stored.read_text().strip() if stored.exists() else wandb.util.generate_id()
+    run_id = stored.read_text().strip() if stored.exists() else uuid.uuid4().hex[:8]
     write_text(stored, run_id + "\n")
     return wandb.init(
         project=cfg.logger.project,
@@ -101,6 +104,6 @@ def start_wandb(cfg: DictConfig, folder: Path) -> Any:
         resume="allow",
         dir=str(folder),
         mode=mode,
-        config=OmegaConf.to_container(cfg, resolve=True),
+        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         tags=[cfg.model.name, cfg.dataset.name, f"S={cfg.ensemble.size}"],
     )

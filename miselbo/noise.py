@@ -101,7 +101,9 @@ def derive(seed: int, *path: int) -> int:
         True
     """
     for step in path:
-        counter = [torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)]
+        counter = [
+            torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)
+        ]
         w0, w1, _, _ = philox(counter, seed)
         seed = (int(w0) << 31) | (int(w1) >> 1)
     return seed

@@ -1,9 +1,7 @@
-"""fit members -> score once -> tables -> report. :func:`run` is what the command line calls, and tests and notebooks."""
+"""fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
 import math
-import os
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import miselbo
-from miselbo import checkpoints, config, tables
+from miselbo import checkpoints, config, machine, tables
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -37,8 +35,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         InputError: bad configuration, data, run folder or checkpoint; before any long work starts.
     """
     config.check_values(cfg)
-    if cfg.num_threads:
-        torch.set_num_threads(cfg.num_threads)
+    machine.prepare(cfg.num_threads)
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
         return report(folder)
@@ -46,16 +43,24 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     data.prepare_data()
     data.setup()
     check_splits(data)
-    target, members = build_ensemble(cfg, data.image, cfg.ensemble.size)  # so that a model that cannot be fails now
+    target, members = build_ensemble(
+        cfg, data.image, cfg.ensemble.size
+    )  # so that a model that cannot be fails now
     settings = make_settings(cfg.evaluation, cfg.seed, data.image.num_dims)
     if cfg.task == "evaluate":
         ensemble = checkpoints.load_ensemble(folder, target, members)
         evaluate(cfg, data, ensemble, settings, folder)
         return report(folder)
+    config.check_folder(cfg, folder)
+    checkpoints.load_finished(
+        folder, target, members
+    )  # so that a foreign file fails now, nothing written yet
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
         fit = build(cfg.model.fit)
-        ensemble = fit(cfg, data, folder, loggers.of_member, objective=OmegaConf.to_container(cfg.model.objective))
+        ensemble = fit(
+            cfg, data, folder, loggers.of_member, objective=OmegaConf.to_container(cfg.model.objective)
+        )
         summary = evaluate(cfg, data, ensemble, settings, folder)
         report(folder)
         loggers.finish(summary, folder)
@@ -76,13 +81,15 @@ def evaluate(
     results = folder / "results"
     protocol = data.protocol(settings.split)
     stamp = fingerprint(ensemble)
-    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
+    device = (
+        "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
+    )
     show = cfg.trainer.enable_progress_bar
     values = score_split(ensemble, data, settings, results / "shards", f"{stamp} {protocol}", device, show)
     seconds = float(values.pop("seconds").sum())
     bounds = tables.bounds_table(values, settings.grid, seconds)
     examples = tables.example_table(values)
-    headline = {key: number(value) for key, value in bounds.iloc[-1].items()}
+    headline = {key: number(value) for key, value in bounds.tail(1).to_dict("records")[0].items()}
     summary = {
         "headline": headline,
         "protocol": {
@@ -101,7 +108,9 @@ def evaluate(
             "versions": versions(),
         },
         "trust": tables.trust(examples, headline),
-        "cost": cost(folder, cfg.ensemble.size, len(examples) * cfg.ensemble.size * settings.num_samples, seconds),
+        "cost": cost(
+            folder, cfg.ensemble.size, len(examples) * cfg.ensemble.size * settings.num_samples, seconds
+        ),
         "num_dims": data.image.num_dims,
     }
     tables.write_csv(bounds, results / "bounds.csv")
@@ -118,8 +127,13 @@ def cost(folder: Path, size: int, passes: int, seconds: float) -> list[dict[str,
     rows = []
     for s in range(1, size + 1):
         content = checkpoints.read(checkpoints.member_path(folder, s), "member")
-        rows.append({"stage": f"train q{s}" if s > 1 else "train p and q1", "seconds": content["seconds"],
-                     "decoder_passes": content["decoder_passes"]})
+        rows.append(
+            {
+                "stage": f"train q{s}" if s > 1 else "train p and q1",
+                "seconds": content["seconds"],
+                "decoder_passes": content["decoder_passes"],
+            }
+        )
     return [*rows, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}]
 
 
@@ -154,11 +168,10 @@ def headline_text(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *summary["trust"]["sentences"]])
 
 
-def number(value: Any) -> float | int | None:
-    """A plain JSON number; NaN becomes None."""
-    if isinstance(value, (int, np.integer)) or float(value).is_integer() and abs(value) > 1e3:
-        return int(value)
-    return None if math.isnan(value) else float(value)
+def number(value: float | int) -> float | int | None:
+    """A plain Python number; JSON has no NaN: None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if math.isnan(value) else value
 
 
 def versions() -> dict[str, str]:

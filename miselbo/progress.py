@@ -6,7 +6,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Meter:
@@ -32,11 +39,14 @@ class Meter:
         self.enabled = enabled
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
-        self._first: int | None = None
+        self._first = 0
         if enabled and sys.stdout.isatty():
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(
-                TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"), console=Console()
+                TextColumn("{task.description}"),
+                *columns,
+                TextColumn("{task.fields[note]}"),
+                console=Console(),
             )
             self._task = self._bar.add_task(label, total=total, note="")
             self._bar.start()
@@ -47,15 +57,21 @@ class Meter:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if self._first is None:
-            self._first = done - 1  # steps finished by an earlier process say nothing about this one's speed
         if not self.enabled or now - self._last < self.interval:
             return
         self._last = now
         elapsed = now - self._start
         left = elapsed / max(done - self._first, 1) * (self.total - done)
         times = f"elapsed {clock(elapsed)}  left {clock(left)}"
-        print("  ".join(part for part in (self.label, f"{done}/{self.total}", times, note) if part), flush=True)
+        print(
+            "  ".join(part for part in (self.label, f"{done}/{self.total}", times, note) if part), flush=True
+        )
+
+    def skip(self, done: int) -> None:
+        """``done`` steps were finished by an earlier process: they say nothing about this one's speed."""
+        self._first = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
         """Stop the bar."""
@@ -87,6 +103,7 @@ class EpochMeter(pl.Callback):
         """Start at rank 0."""
         shown = self.enabled and trainer.is_global_zero
         self._meter = Meter(f"train {self.label} epoch", trainer.max_epochs or 0, enabled=shown)
+        self._meter.skip(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One epoch more."""
@@ -100,7 +117,9 @@ class EpochMeter(pl.Callback):
         if self._meter is not None:
             self._meter.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """Close the bar."""
         if self._meter is not None:
             self._meter.close()

@@ -1,34 +1,25 @@
-"""Result tables of a run from per-example values: means over examples, errors over the data and over Monte Carlo apart."""
+"""Result tables from per-example values: means over examples, errors over the data and over Monte Carlo apart."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from miselbo.diagnostics import monte_carlo_error, standard_error
 from miselbo.files import atomic
 
 BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
 
 
-def data_error(values: np.ndarray) -> np.ndarray:
-    """Standard error of a mean over the first axis: sd / sqrt(N), NaN for one example."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    return values.std(0, ddof=1) / np.sqrt(len(values))
-
-
-def monte_carlo_error(variances: np.ndarray) -> np.ndarray:
-    """Standard error of a mean over the first axis that independent draws alone cause: sqrt(sum of variances) / N."""
-    return np.sqrt(variances.sum(0)) / len(variances)
-
-
 def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> dict[str, float]:
     """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values."""
-    chosen = values[name][:, *cell]
-    row = {name: float(chosen.mean()), f"{name}_se": float(data_error(chosen))}
+    at = (slice(None), *cell)
+    chosen = torch.from_numpy(values[name][at])
+    row = {name: float(chosen.mean()), f"{name}_se": float(standard_error(chosen))}
     if f"{name}_var" in values:
-        row[f"{name}_se_mc"] = float(monte_carlo_error(values[f"{name}_var"][:, *cell]))
+        row[f"{name}_se_mc"] = float(monte_carlo_error(torch.from_numpy(values[f"{name}_var"][at])))
     return row
 
 
@@ -77,7 +68,7 @@ def example_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
 def pairwise_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
     """JSD of every ordered pair of members."""
     pairwise = values["pairwise_jsd"]
-    mean, error = pairwise.mean(0), data_error(pairwise)
+    mean, error = pairwise.mean(0), standard_error(torch.from_numpy(pairwise)).numpy()
     size = mean.shape[0]
     rows = [(i + 1, j + 1, mean[i, j], error[i, j]) for i in range(size) for j in range(size)]
     return pd.DataFrame(rows, columns=["member_i", "member_j", "jsd", "jsd_se"])
@@ -103,7 +94,9 @@ def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:
     ess = float(examples["ess"].median())
     sentences = []
     if bad:
-        sentences.append(f"{bad} examples have non-finite weights (column non_finite of per_example.parquet).")
+        sentences.append(
+            f"{bad} examples have non-finite weights (column non_finite of per_example.parquet)."
+        )
     if share > 0.1:
         sentences.append(
             f"Heavy tails: {share:.0%} of the examples have a Pareto k-hat above 0.7, so their bounds and error bars "
@@ -112,7 +105,9 @@ def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:
     if ess < 10 and samples > 1:
         sentences.append(f"Few effective samples: the median is {ess:.1f} of {size * samples}.")
     if size > 1 and headline["jsd"] < 0.01:
-        sentences.append("The members have collapsed to nearly one approximation (JSD near 0): the ensemble adds nothing.")
+        sentences.append(
+            "The members have collapsed to nearly one approximation (JSD near 0): the ensemble adds nothing."
+        )
     if size > 1 and headline["jsd"] > 0.95 * np.log(size):
         sentences.append(
             f"The members hardly overlap (JSD near log S = {np.log(size):.3f}): the gain over the average at L = 1 is "

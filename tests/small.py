@@ -18,7 +18,9 @@ def perturb(module: torch.nn.Module, seed: int) -> None:
             tensor.add_(change.abs() if "running_var" in name else change)
 
 
-def nvae_ensemble(size: int = 3, dtype: torch.dtype = torch.float64, image: ImageSpec = DIGIT, **encoder) -> Ensemble:
+def nvae_ensemble(
+    size: int = 3, dtype: torch.dtype = torch.float64, image: ImageSpec = DIGIT, **encoder
+) -> Ensemble:
     torch.manual_seed(0)
     decoder = nvae.Decoder(
         image,
@@ -51,7 +53,9 @@ def prepared(decoder, encoders, dtype) -> Ensemble:
     return Ensemble(decoder, encoders).to(dtype).eval()
 
 
-def images(count: int = 4, seed: int = 1, dtype: torch.dtype = torch.float64, image: ImageSpec = DIGIT) -> torch.Tensor:
+def images(
+    count: int = 4, seed: int = 1, dtype: torch.dtype = torch.float64, image: ImageSpec = DIGIT
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, image.channels, image.height, image.width)
     return torch.rand(shape, generator=generator).round().to(dtype)

@@ -60,7 +60,10 @@ def test_one_decoder_pass_per_member_and_sample():
 def test_result_does_not_depend_on_the_cut(make):
     ensemble, x = make(dtype=torch.float32), small.images(5, dtype=torch.float32)
     whole_p, whole_q = ensemble.score(x, 7)
-    parts = [ensemble.score(x[i : i + 2], 7, index=torch.arange(i, min(i + 2, 5)), samples_per_pass=3) for i in (0, 2, 4)]
+    parts = [
+        ensemble.score(x[i : i + 2], 7, index=torch.arange(i, min(i + 2, 5)), samples_per_pass=3)
+        for i in (0, 2, 4)
+    ]
     torch.testing.assert_close(torch.cat([p for p, _ in parts]), whole_p, rtol=0, atol=1e-4)
     torch.testing.assert_close(torch.cat([q for _, q in parts]), whole_q, rtol=0, atol=1e-4)
     longer_p, _ = ensemble.score(x, 9)
@@ -94,7 +97,9 @@ def test_padded_images_score_as_unpadded_ones():
 
     image = ImageSpec(1, 6, 6, "bernoulli")
     ensemble, x = small.nvae_ensemble(image=image), small.images(image=image)
-    torch.testing.assert_close(ensemble.score(x, 2), ensemble.score(torch.nn.functional.pad(x, (1, 1, 1, 1)), 2))
+    torch.testing.assert_close(
+        ensemble.score(x, 2), ensemble.score(torch.nn.functional.pad(x, (1, 1, 1, 1)), 2)
+    )
 
 
 def test_identical_members_score_as_one():

@@ -93,9 +93,7 @@ def load_idx(files: IdxCollection, root: str | Path | None = None, download: boo
     )
 
 
-def digits(
-    *, name: str = "digits", num_validation: int = 200, **options: Unpack[ImageOptions]
-) -> ImageData:
+def digits(*, name: str = "digits", num_validation: int = 200, **options: Unpack[ImageOptions]) -> ImageData:
     """Scikit-learn's 8 x 8 digits: 1,297 / 200 / 300 images by default; options as for :class:`ImageData`.
 
     Example:

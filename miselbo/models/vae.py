@@ -1,7 +1,7 @@
 r"""A small convolutional VAE: one latent vector, p(z) = N(0, I), Bernoulli pixels; the smallest hierarchical model.
 
-The file is also the example of how to add a model: a decoder (theta) with ``generate``, an encoder (phi) with ``encode``
-and ``posterior``, and one yaml (``conf/model/vae.yaml``) naming the two. Training, scores and report need nothing more.
+The file is also the example of how to add a model: a decoder (theta) with ``generate``, an encoder (phi) with
+``encode`` and ``posterior``, and one yaml (``conf/model/vae.yaml``) naming the two. Training, scores and report need nothing more.
 """
 
 import torch
@@ -39,7 +39,9 @@ class Decoder(HierarchicalDecoder):
     def __init__(self, image: ImageSpec, *, num_latents: int = 16, num_channels: int = 32):
         super().__init__()
         if image.likelihood != "bernoulli":
-            raise InputError(f"model=vae has a Bernoulli likelihood; the data ask for '{image.likelihood}': use model=nvae")
+            raise InputError(
+                f"model=vae has a Bernoulli likelihood; the data ask for '{image.likelihood}': use model=nvae"
+            )
         self.image = image
         height, width = (4 * ((size + 3) // 4) for size in (image.height, image.width))
         self.network_size = (height, width)
@@ -96,7 +98,9 @@ class Encoder(HierarchicalEncoder):
         self.first = nn.Conv2d(image.channels, num_channels, 3, stride=2, padding=1)
         self.second = nn.Conv2d(num_channels, 2 * num_channels, 3, stride=2, padding=1)
         self.third = nn.Conv2d(2 * num_channels, 2 * num_channels, 3, padding=1)
-        self.head = nn.Linear(2 * num_channels * (height // 4) * (width // 4), 2 * decoder.latent_shapes[0][0])
+        self.head = nn.Linear(
+            2 * num_channels * (height // 4) * (width // 4), 2 * decoder.latent_shapes[0][0]
+        )
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Mean and log scale, [B, 2Z]."""
@@ -105,7 +109,9 @@ class Encoder(HierarchicalEncoder):
             hidden = F.silu(layer(hidden))
         return [self.head(hidden.flatten(1))]
 
-    def posterior(self, context: Tensor, i: int, feature: Tensor | None, prior_raw: Tensor | None) -> Posterior:
+    def posterior(
+        self, context: Tensor, i: int, feature: Tensor | None, prior_raw: Tensor | None
+    ) -> Posterior:
         """N(mean, exp(5 tanh(log scale / 5))), [B, Z, 1, 1]."""
         mean, log_scale = context[..., None, None].chunk(2, 1)
         return Posterior(Normal(mean, (5 * torch.tanh(log_scale / 5)).exp(), validate_args=False))

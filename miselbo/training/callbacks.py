@@ -29,7 +29,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
         due = bool(time.monotonic() - self._last >= self.interval)
         if trainer.strategy.broadcast(due):
             temporary = self.path.with_name(f".{self.path.name}.tmp")
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary, weights_only=False)
             if trainer.is_global_zero:
                 os.replace(temporary, self.path)
             self._last = time.monotonic()
@@ -58,13 +58,21 @@ class EnsembleMonitor(pl.Callback):
 
     @torch.no_grad()
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Add one batch's bounds."""
         ensemble = pl_module.ensemble
         size = len(ensemble.members)
         running = RunningBounds(size, [self.num_samples])
-        for log_p, log_q in ensemble.passes(batch["image"], self.num_samples, seed=self.seed, index=batch["index"]):
+        for log_p, log_q in ensemble.passes(
+            batch["image"], self.num_samples, seed=self.seed, index=batch["index"]
+        ):
             running.update(log_p, log_q)
         values = running.result()
         columns = [values[name][:, -1, -1] for name in self.NAMES] + [values["member_elbo"][:, -1, -1]]

@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo import checkpoints
-from miselbo.building import build_ensemble
+from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
+from miselbo.progress import EpochMeter
 from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
 from miselbo.training.module import MemberTraining, Objective
-from miselbo.progress import EpochMeter
 
 
 def fit_members(
-    cfg: DictConfig, data: pl.LightningDataModule, folder: Path, loggers: Callable[[int], list[Logger]], objective: Mapping[str, Any]
+    cfg: DictConfig,
+    data: pl.LightningDataModule,
+    folder: Path,
+    loggers: Callable[[int], list[Logger]],
+    objective: Mapping[str, Any],
 ) -> Ensemble:
     """Train what the run folder lacks; returns the ensemble in evaluation mode.
 
@@ -40,24 +43,30 @@ def fit_members(
     """
     size = cfg.ensemble.size
     target, members = build_ensemble(cfg, data.image, size)  # type: ignore[attr-defined]
-    stamp: str | None = None
+    finished = checkpoints.load_finished(folder, target, members)
     for s in range(1, size + 1):
-        if checkpoints.member_path(folder, s).exists():
-            stamp = stamp or checkpoints.load_target(folder, target)
-            checkpoints.load_member(folder, s, members[s - 1], stamp)
+        if s in finished:
             continue
         seed = derive(cfg.seed, s)
         module = MemberTraining(target, members[:s], Objective(**objective), seed)
         seconds = _train(cfg, data, folder, loggers, module)
-        stamp = checkpoints.fingerprint(target)
-        info = {"seed": seed, "seconds": seconds, "steps": module.global_step, "skipped_steps": module.skipped}
+        info = {
+            "seed": seed,
+            "seconds": seconds,
+            "steps": module.global_step,
+            "skipped_steps": module.skipped,
+        }
         info["decoder_passes"] = module.examples_seen
         if s == 1:
             path = checkpoints.target_path(folder)
-            checkpoints.save(path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset))
+            checkpoints.save(
+                path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset)
+            )
         else:
             module._target.verify()  # type: ignore[operator]
-        checkpoints.save(checkpoints.member_path(folder, s), "member", members[s - 1], target, member=s, **info)
+        checkpoints.save(
+            checkpoints.member_path(folder, s), "member", members[s - 1], target, member=s, **info
+        )
         checkpoints.resume_path(folder, s).unlink(missing_ok=True)
     return Ensemble(target, members).eval()
 
@@ -73,11 +82,15 @@ def _train(
         ResumePoint(resume, cfg.ensemble.resume_interval),
         EpochMeter(f"q{module.member}", cfg.trainer.enable_progress_bar),
     ]
-    validations = cfg.trainer.check_val_every_n_epoch or max((cfg.trainer.max_epochs or 1) // 10, 1)
+    epochs = cfg.trainer.max_epochs
+    if module.member > 1:
+        epochs = max(1, round(cfg.model.member_epoch_share * epochs))
+    validations = cfg.trainer.check_val_every_n_epoch or max(epochs // 10, 1)
     start = time.perf_counter()
     with quiet():
-        trainer: pl.Trainer = instantiate(
+        trainer: pl.Trainer = build(
             cfg.trainer,
+            max_epochs=epochs,
             check_val_every_n_epoch=validations,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -85,9 +98,14 @@ def _train(
             logger=loggers(module.member),
             default_root_dir=folder,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
+            )
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
+                raise KeyboardInterrupt from None
+            raise
     return time.perf_counter() - start
 
 

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from miselbo.ensemble import Ensemble, Frozen, latent_noise
+from miselbo.errors import TrainingDivergedError
 from miselbo.training import objective
 from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
-
-
-class TrainingDivergedError(RuntimeError):
-    """Too many steps in a row gave a non-finite loss or gradient."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class MemberTraining(pl.LightningModule):
             self._total_steps = max(int(self.trainer.estimated_stepping_batches), 1)
         return self._total_steps
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Adamax over the parameters in training, NVAE's learning-rate schedule by step."""
         settings = self.settings
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -196,7 +193,10 @@ class MemberTraining(pl.LightningModule):
         """Name of the first layer group with a non-finite parameter, else gradient, target first."""
         parts = (("target", self.target), ("encoder", self.encoder))
         named = [(f"{part}.{name}", p) for part, module in parts for name, p in module.named_parameters()]
-        for tensors in ([(n, p.detach()) for n, p in named], [(n, p.grad) for n, p in named if p.grad is not None]):
+        for tensors in (
+            [(n, p.detach()) for n, p in named],
+            [(n, p.grad) for n, p in named if p.grad is not None],
+        ):
             for name, tensor in tensors:
                 if not bool(tensor.isfinite().all()):
                     return ".".join(name.split(".")[:3])
