@@ -1,7 +1,7 @@
 """The members of a run on disk: ``members/target.ckpt``, ``q1.ckpt`` .. ``qS.ckpt``.
 
-Tensors and plain JSON types only, read with ``weights_only=True``. Every member carries the fingerprint of the target it
-was trained against; a member of another target is refused.
+Tensors and plain JSON types only, read with ``weights_only=True``. Every member carries the fingerprint of the
+target it was trained against; a member of another target is refused.
 """
 
 import pickle
@@ -152,7 +152,8 @@ def load_finished(folder: Path, target: Any, members: list[Any]) -> list[int]:
     if others and not member_path(folder, 1).exists():
         raise InputError(
             f"{member_path(folder, 1)} is missing but {others[0].name} exists: the target is trained with q1, and "
-            "training it again would leave the other members without their target. Put the file back, or use another run_dir."
+            "training it again would leave the other members without their target. Put the file back, or use "
+            "another run_dir."
         )
     finished = finished_members(folder, len(members))
     for s, member in enumerate(members, start=1):

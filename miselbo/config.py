@@ -23,8 +23,8 @@ TASKS = ("run", "evaluate", "report")
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
     "task", "run_dir", "num_threads", "evaluation", "logger", "ensemble.size", "ensemble.resume_interval",
-    "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "trainer.accelerator", "trainer.enable_progress_bar",
-    "trainer.max_time", "trainer.log_every_n_steps",
+    "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download",
+    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.max_time", "trainer.log_every_n_steps",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def name_tail(overrides: str) -> str:
 
     Example:
         >>> name_tail(""), name_tail("trainer.max_epochs=3")
-        ('', '-7a4fbc')
+        ('', '-d05055')
     """
     return f"-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}" if overrides else ""
 
@@ -59,7 +59,7 @@ def check_overrides(arguments: list[str]) -> None:
         InputError: an unknown key or an unknown choice of a group.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    overrides = [o for o in parse(arguments) if not o.key_or_group.split(".")[0].split("/")[0] == "hydra"]
+    overrides = [o for o in parse(arguments) if o.key_or_group.split(".")[0].split("/")[0] != "hydra"]
     chosen = [o for o in overrides if o.key_or_group in groups]
     for override in chosen:
         check_choices(override)
@@ -91,9 +91,9 @@ def check_kind(override: Override, default: Any) -> None:
         return
     if isinstance(default, bool) and not isinstance(value, bool):
         raise InputError(f"{key} must be true or false, got {plain_value(value)!r}")
-    if isinstance(default, int | float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-        if not isinstance(default, bool):
-            raise InputError(f"{key} must be a number, got {plain_value(value)!r}")
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if numeric and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InputError(f"{key} must be a number, got {plain_value(value)!r}")
 
 
 def plain_value(value: Any) -> Any:
@@ -141,7 +141,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         >>> flatten({"a": {"b": 1}, "c": 2})
         {'a': {'b': 1}, 'a.b': 1, 'c': 2}
     """
-    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
+    content: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
     result: dict[str, Any] = {}
     for key, value in content.items():
         result[f"{prefix}{key}"] = value

@@ -89,7 +89,8 @@ def start_wandb(cfg: DictConfig, folder: Path) -> Any:
 
     mode = cfg.logger.mode
     if mode == "auto":
-        mode = "online" if wandb.api.api_key else "offline"
+        asked = os.environ.get("WANDB_MODE")
+        mode = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     if mode == "offline":
         rank_zero_info(f"W&B is offline; send this run later with: wandb sync {folder}/wandb/offline-run-*")
     stored = folder / "wandb_run_id"

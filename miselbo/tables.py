@@ -15,7 +15,7 @@ BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "
 
 def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> dict[str, float]:
     """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values."""
-    at = (slice(None), *cell)
+    at: Any = (slice(None), *cell)
     chosen = torch.from_numpy(values[name][at])
     row = {name: float(chosen.mean()), f"{name}_se": float(standard_error(chosen))}
     if f"{name}_var" in values:

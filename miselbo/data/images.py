@@ -191,7 +191,7 @@ class ImageData(pl.LightningDataModule):
             "split_rule": f"{self._images.rule}; {split}: {parts[split]}",
             "binarisation": binarisation,
             "binarisation_seed": self.binarisation_seed if self.likelihood == "bernoulli" else None,
-            "image": {"channels": image.channels, "height": image.height, "width": image.width},
+            "image": f"{image.channels} x {image.height} x {image.width}",
             "likelihood": self.likelihood,
             "source": self._images.source,
         }

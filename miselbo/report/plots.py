@@ -130,15 +130,30 @@ def delta_against_jsd(per_example: pd.DataFrame, bounds: pd.DataFrame, size: int
     for axis in (left, right):
         axis.plot([low, high], [low, high], color=INK, linewidth=1.2, label="Delta = JSD")
         axis.axhline(0.0, color=GREY, linewidth=1.0)
-    left.axvline(
-        math.log(size), color=INK, linestyle="--", linewidth=1.5, label=f"log {size}, the most JSD can be"
-    )
+    most = f"log {size}, the most JSD can be"
+    left.axvline(math.log(size), color=INK, linestyle="--", linewidth=1.5, label=most)
+    _leave_out_far_limit(left, examples, math.log(size))
     left.legend(frameon=False, fontsize=9, loc="upper left")
     _fit_means(right, bounds[bounds["S"] > 1], bounds[bounds["S"] == size].sort_values("L"))
     label(left, "Every example, at full L", "JSD of the example (nats)", "Delta of the example (nats)")
     label(right, "Means over the examples", "mean JSD (nats)", "mean Delta (nats)")
     legend_below(figure, right, columns=6)
     return figure
+
+
+def _leave_out_far_limit(axis: Axes, examples: pd.DataFrame, most: float) -> None:
+    """Limits around the examples when they lie far below the most JSD can be."""
+    reach = examples["jsd"].max()
+    if not reach < most / 3:
+        return
+    low = min(0.0, examples["jsd"].min(), examples["delta"].min())
+    high = max(reach, examples["delta"].max())
+    axis.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axis.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
+    axis.text(
+        0.97, 0.03, f"log S = {most:.2f} is far to the right", transform=axis.transAxes, ha="right", fontsize=9
+    )
+    axis.lines[-1].set_label("_left out")  # the limit's line is not in the picture, nor in the legend
 
 
 def _fit_means(axis: Axes, every: pd.DataFrame, full: pd.DataFrame) -> None:

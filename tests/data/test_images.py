@@ -212,7 +212,7 @@ def test_protocol_states_everything_in_plain_json_types():
     assert json.loads(json.dumps(protocol)) == protocol
     assert protocol["dataset"] == "ramp" and protocol["split"] == "test" and protocol["num_examples"] == 9
     assert "binarised once from seed 7" in protocol["binarisation"] and protocol["binarisation_seed"] == 7
-    assert protocol["image"] == {"channels": 1, "height": 3, "width": 4}
+    assert protocol["image"] == "1 x 3 x 4"
     assert "the last 6 of the 23" in small().protocol("validation")["split_rule"]
     assert small(num_train=5).protocol("train")["num_examples"] == 5
 

@@ -1,0 +1,157 @@
+"""The scoring pass: settings, batches and shards, against the bounds of one whole score."""
+
+import numpy as np
+import pytest
+import small
+import torch
+from omegaconf import OmegaConf
+
+from miselbo import bounds, evaluation
+from miselbo.config import compose_config
+from miselbo.data import ImageData, Images
+from miselbo.ensemble import fingerprint
+from miselbo.errors import InputError
+from miselbo.evaluation import Settings, make_grid, make_settings, score_split
+
+
+def ramp() -> Images:
+    grey = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Images(grey[:13], grey[13:], 1.0, "noise", "in order")
+
+
+@pytest.fixture
+def data():
+    """11 test and 6 validation images."""
+    return ImageData(ramp, name="noise", num_validation=6)
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    return small.vae_ensemble(3, torch.float32)
+
+
+def settings(**changes) -> Settings:
+    standard = {"split": "test", "num_samples": 6, "grid": (1, 2, 6), "batch_size": 4, "samples_per_pass": 6}
+    return Settings(**{**standard, "num_examples": None, "seed": 3, **changes})
+
+
+def group(**changes):
+    return OmegaConf.merge(compose_config(["run_dir=x"]).evaluation, changes)
+
+
+def test_equals_the_bounds_of_one_whole_score(tmp_path, ensemble, data):
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    batch = next(data.evaluation_batches("test", 11))
+    log_p, log_q = ensemble.score(batch["image"], 6, seed=3)
+    assert values["index"].tolist() == list(range(11))
+    for s in (1, 2, 3):
+        for i, length in enumerate((1, 2, 6)):
+            p, q = log_p[:, :s, :length], log_q[:, :s, :length, :s]
+            for name in ("miselbo", "joint_bound", "average_iwelbo", "average_elbo"):
+                expected = getattr(bounds, name)(p, q)
+                np.testing.assert_allclose(values[name][:, s - 1, i], expected, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(values["jsd"][:, s - 1, i], bounds.jsd(q), rtol=0, atol=1e-4)
+    assert values["seconds"].shape == (3,)
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 100}, {"samples_per_pass": 4}])
+def test_no_cut_changes_the_values(tmp_path, ensemble, data, changes):
+    one = score_split(ensemble, data, settings(), tmp_path / "one", "stamp", show=False)
+    other = score_split(ensemble, data, settings(**changes), tmp_path / "other", "stamp", show=False)
+    assert one["index"].tolist() == other["index"].tolist()
+    for name in ("miselbo", "joint_bound", "average_iwelbo", "jsd", "slack"):
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1, 1), (4, 4), (9, 9), (50, 11), (None, 11)])
+def test_the_first_examples(tmp_path, ensemble, data, limit, count):
+    values = score_split(ensemble, data, settings(num_examples=limit), tmp_path, "stamp", show=False)
+    assert values["index"].tolist() == list(range(count))
+    assert values["miselbo"].shape == (count, 3, 3)
+
+
+def test_the_validation_split(tmp_path, ensemble, data):
+    values = score_split(ensemble, data, settings(split="validation"), tmp_path, "stamp", show=False)
+    assert values["index"].tolist() == list(range(6))
+
+
+def count_batches(monkeypatch) -> list[int]:
+    scored = []
+    real = evaluation.score_batch
+    monkeypatch.setattr(
+        evaluation,
+        "score_batch",
+        lambda e, batch, *rest: scored.append(len(batch["index"])) or real(e, batch, *rest),
+    )
+    return scored
+
+
+def test_finished_shards_are_not_scored_again(tmp_path, ensemble, data, monkeypatch):
+    scored = count_batches(monkeypatch)
+    whole = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    assert scored == [4, 4, 3]
+    sorted(tmp_path.glob("*/*.npz"))[-1].unlink()
+    again = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    assert scored == [4, 4, 3, 3]
+    for name in whole.keys() - {"seconds"}:
+        np.testing.assert_array_equal(whole[name], again[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "stamp"),
+    [
+        ({"seed": 4}, "stamp"),
+        ({"num_samples": 7, "grid": (7,)}, "stamp"),
+        ({"batch_size": 5}, "stamp"),
+        ({}, "other"),
+    ],
+)
+def test_shards_of_other_settings_are_not_used_nor_kept(
+    tmp_path, ensemble, data, monkeypatch, changes, stamp
+):
+    score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    (old,) = tmp_path.iterdir()
+    scored = count_batches(monkeypatch)
+    score_split(ensemble, data, settings(**changes), tmp_path, stamp, show=False)
+    assert sum(scored) == 11
+    assert not old.exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_scoring_changes_nothing_in_the_ensemble(tmp_path, data):
+    ensemble = small.nvae_ensemble(2, torch.float32).train()
+    before = fingerprint(ensemble)
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    assert fingerprint(ensemble) == before and ensemble.training
+    alone = score_split(ensemble.eval(), data, settings(batch_size=1), tmp_path, "stamp", show=False)
+    np.testing.assert_allclose(values["miselbo"], alone["miselbo"], rtol=0, atol=1e-4)
+
+
+def test_settings_fill_in_what_is_open():
+    made = make_settings(group(num_samples=30), seed=5, num_dims=64)
+    assert (made.seed, made.grid, made.num_samples) == (5, (1, 2, 5, 10, 20, 30), 30)
+    assert 1 <= made.samples_per_pass <= 30
+    assert make_settings(group(seed=0), seed=5, num_dims=64).seed == 0
+    assert make_settings(group(samples_per_pass=1000), seed=5, num_dims=64).samples_per_pass == 100
+    assert make_settings(group(), seed=5, num_dims=10**9).samples_per_pass == 1
+
+
+@pytest.mark.parametrize("key", ["num_samples", "batch_size", "num_examples", "samples_per_pass"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "a"])
+def test_settings_that_are_no_sizes(key, value):
+    with pytest.raises(
+        InputError, match=f"evaluation.{key} must be a whole number of at least 1.*got {value!r}"
+    ):
+        make_settings(group(**{key: value}), 0, 64)
+
+
+def test_grids():
+    assert make_grid(None, 1) == (1,)
+    assert make_grid(None, 100) == (1, 2, 5, 10, 20, 50, 100)
+    assert make_grid([10, 1, 10], 30) == (1, 10, 30)
+    assert make_grid([30], 30) == (30,)
+
+
+@pytest.mark.parametrize("grid", [[], [0], [1, 31], [2.0], ["a", 1], [True], 5, "1,2"])
+def test_grids_that_cannot_be(grid):
+    with pytest.raises(InputError, match="evaluation.grid must list whole numbers from 1 to .*=30, got"):
+        make_grid(grid, 30)
