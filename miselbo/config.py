@@ -226,7 +226,8 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
     if config_path(folder).exists():
         before, now = identity(stored(folder)), identity(cfg)
         differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if differing:
+        trained = any((folder / "members").glob("*.ckpt"))  # before that, settings may still be corrected
+        if differing and trained:
             listed = "; ".join(
                 f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5]
             )

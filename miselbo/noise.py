@@ -20,7 +20,11 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, None))  # shift, then multiply
+_MIX = (
+    (30, 0xBF58476D1CE4E5B9 - 2**64),
+    (27, 0x94D049BB133111EB - 2**64),
+    (31, None),
+)  # shift, then multiply
 _ALTERNATE = 0xAAAAAAAAAAAAAAAA - 2**64
 _CHUNK = 2**16  # words
 
@@ -117,7 +121,9 @@ def splitmix(start: Tensor, gamma: Tensor, counter: Tensor) -> Tensor:
     shifted = torch.empty_like(z)
     for shift, factor in _MIX:
         torch.bitwise_right_shift(z, shift, out=shifted)
-        z.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1))  # the shift brings in copies of the sign
+        z.bitwise_xor_(
+            shifted.bitwise_and_((1 << (64 - shift)) - 1)
+        )  # the shift brings in copies of the sign
         if factor is not None:
             z.mul_(factor)
     return z
@@ -161,7 +167,9 @@ def derive(seed: int, *path: int) -> int:
         True
     """
     for step in path:
-        counter = [torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)]
+        counter = [
+            torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)
+        ]
         w0, w1, _, _ = philox(counter, seed)
         seed = (int(w0) << 31) | (int(w1) >> 1)
     return seed
