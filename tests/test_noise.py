@@ -25,6 +25,39 @@ def test_philox_known_answers(counter, key, words):
     assert " ".join(f"{int(word):08x}" for word in got) == words
 
 
+def test_splitmix_known_answers():
+    """First words of the seeds 0 and 1234567 with the usual gamma."""
+    start, gamma = torch.tensor([[0], [1234567]]), torch.tensor(0x9E3779B97F4A7C15 - 2**64)
+    got = noise.splitmix(start, gamma, torch.arange(1, 4)).tolist()
+    assert [f"{word % 2**64:016x}" for word in got[0]] == ["e220a8397b1dcdaf", "6e789e6aa1b965f4", "06c45d188009454f"]
+    assert [word % 2**64 for word in got[1]] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_splitmix_agrees_with_whole_numbers():
+    generator = torch.Generator().manual_seed(0)
+    start, gamma, counter = torch.randint(-(2**63), 2**63 - 1, (3, 200), generator=generator)
+    for got, s, g, k in zip(*(t.tolist() for t in (noise.splitmix(start, gamma, counter), start, gamma, counter)), strict=True):
+        z = (s + k * g) % 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        assert got % 2**64 == z ^ (z >> 31)
+
+
+def test_normal_follows_its_distribution_function():
+    z = noise.normal(11, torch.arange(400), 501, sample=torch.arange(5)).double().flatten().sort().values
+    expected = torch.special.ndtr(z)
+    distance = (expected - torch.linspace(0, 1, len(z), dtype=torch.float64)).abs().max()
+    assert distance * math.sqrt(len(z)) < 1.95  # Kolmogorov and Smirnov at 0.1%
+
+
+def test_the_two_numbers_of_a_pair_are_independent():
+    z = noise.normal(2, torch.arange(500), 400, sample=torch.arange(5)).double().unflatten(-1, (-1, 2))
+    a, b = z[..., 0].flatten(), z[..., 1].flatten()
+    for f, g in ((a, b), (a**2 - 1, b**2 - 1), (a.abs(), b), (a, b.roll(1)), (a[1:], a[:-1])):
+        product = (f - f.mean()) * (g - g.mean())
+        assert abs(product.mean()) < 4 * product.std() / math.sqrt(len(f))
+
+
 def test_normal_moments_and_tails():
     z = noise.normal(3, torch.arange(1000), 40, sample=torch.arange(50)).double()
     n = z.numel()
