@@ -14,7 +14,8 @@ from miselbo.models.nvae.decoder import Decoder, DecoderCombiner
 from miselbo.models.nvae.distributions import at_least_single
 from miselbo.models.nvae.encoder import Encoder, EncoderCombiner
 from miselbo.models.nvae.flow import Chain, FlowPair
-from miselbo.models.nvae.folding import FoldedCell, build_conv
+from miselbo.models.nvae.folding import FoldedCell
+from miselbo.models.nvae.fused_conv import FusedConv2d
 from miselbo.models.nvae.heads import context_biases, context_heads, image, pixels, prior_head
 from miselbo.models.nvae.steps import Convolution, convolution
 
@@ -51,14 +52,15 @@ class FoldedDecoder(nn.Module):
             self.register_buffer("constant", constant.to(dtype).contiguous(memory_format=torch.channels_last))
             first = Convolution(whole.kernel[:, width:], whole.bias)
             self.tower.extend(_folded(module, dtype) for module in rest)
-        self.first = build_conv(first, dtype)
+        self.first = FusedConv2d(first, dtype)
         self.post = nn.ModuleList(_folded(cell, dtype) for cell in decoder.post)
-        self.image_head = build_conv(convolution(decoder.image_head), dtype)
+        self.image_head = FusedConv2d(convolution(decoder.image_head), dtype)
 
-    def forward(self, choose: Choose) -> Tensor:
+    def forward(self, choose: Choose, with_prior: bool = True) -> Tensor:
         """Run top-down; ``choose(i, feature, prior_raw)`` gives z_i [N, P, Z]; logits [N, C, H, W].
 
-        ``feature`` [N, C, h, w] and ``prior_raw`` [N, P, 2, 1, Z] are None for group 0.
+        ``feature`` [N, C, h, w] and ``prior_raw`` [N, P, 2, 1, Z] are None for group 0; ``prior_raw`` is always None
+        without prior, when z is given and only the logits are asked for.
         """
         groups = iter(enumerate(self.heads, 1))
         s = self.first(image(choose(0, None, None), self.latent_shapes[0][1:]).to(self.dtype)).add_(self.constant)
@@ -67,7 +69,7 @@ class FoldedDecoder(nn.Module):
                 s = module(s)
             else:
                 i, head = next(groups)
-                raw = at_least_single(pixels(head(F.elu(s)))).unflatten(-1, (2, 1, -1))
+                raw = at_least_single(pixels(head(F.elu(s)))).unflatten(-1, (2, 1, -1)) if with_prior else None
                 z = image(choose(i, s, raw), self.latent_shapes[i][1:])
                 s = module(torch.cat([s, z.to(self.dtype)], 1))
         return torch.cat([self._paint(part) for part in s.split(self._rows(s))])
@@ -105,7 +107,7 @@ def _folded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, Cell):
         return FoldedCell(module, dtype)
     assert isinstance(module, DecoderCombiner)
-    return build_conv(convolution(module.conv), dtype)
+    return FusedConv2d(convolution(module.conv), dtype)
 
 
 class FoldedEncoder(nn.Module):
@@ -119,13 +121,13 @@ class FoldedEncoder(nn.Module):
         super().__init__()
         self.image, self.network_size = encoder.image, encoder.network_size
         self.res_dist, self.num_flows = encoder.res_dist, encoder.num_flows
-        self.stem = build_conv(convolution(encoder.stem), dtype)
+        self.stem = FusedConv2d(convolution(encoder.stem), dtype)
         self.pre = nn.ModuleList(FoldedCell(cell, dtype) for cell in encoder.pre)  # type: ignore[arg-type]
         self.tower = nn.ModuleList(
             nn.Identity() if isinstance(module, EncoderCombiner) else FoldedCell(module, dtype)  # type: ignore[arg-type]
             for module in encoder.tower
         )
-        self.top = build_conv(convolution(encoder.top), dtype)
+        self.top = FusedConv2d(convolution(encoder.top), dtype)
         self.heads = context_heads(encoder, dtype)
         for i, bias in enumerate(context_biases(encoder, dtype)):
             self.register_buffer(f"bias{i}", bias)
@@ -162,5 +164,5 @@ def _folded_flow(flow: nn.Module) -> nn.Module:
     for part in (result.first, result.second):
         for name, conv in list(part.named_children()):
             assert isinstance(conv, WeightNormConv2d)
-            setattr(part, name, build_conv(convolution(conv), conv.weight.dtype))
+            setattr(part, name, FusedConv2d(convolution(conv), conv.weight.dtype))
     return result.requires_grad_(False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cells import Cell, DoublingSkip, HalvingSkip, SqueezeExcitation, double
+from miselbo.models.nvae.fused_conv import FusedConv2d
 from miselbo.models.nvae.steps import (
     Activation,
     Affine,
@@ -26,44 +27,12 @@ from miselbo.models.nvae.steps import (
 RESIDUAL = 0.1  # factor of a cell's operations
 
 
-def build_conv(conv: Convolution, dtype: torch.dtype) -> nn.Conv2d:
-    """A convolution step as a plain module, channels last."""
-    out_channels, per_group = conv.kernel.shape[:2]
-    module = nn.utils.skip_init(
-        nn.Conv2d,
-        per_group * conv.groups,
-        out_channels,
-        conv.kernel.shape[-1],
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        device=conv.kernel.device,
-        dtype=dtype,
-    )
-    with torch.no_grad():
-        module.weight.copy_(conv.kernel)
-        assert module.bias is not None
-        module.bias.copy_(conv.bias)
-    return module.requires_grad_(False).to(memory_format=torch.channels_last)
-
-
 class Steps(nn.Module):
     """Shortened steps, run one after the other, in place where the value is not the caller's."""
 
     def __init__(self, steps: Sequence[Step], dtype: torch.dtype) -> None:
         super().__init__()
-        self.steps = nn.ModuleList()
-        rest = list(steps)
-        while rest:
-            step = rest.pop(0)
-            if isinstance(step, Doubling) and rest and _dense(rest[0]):
-                conv = rest.pop(0)
-                assert isinstance(conv, Convolution)
-                after = [rest.pop(0) for _ in range(_count_pointwise(rest))]
-                self.steps.append(_Quarters(conv, after, dtype))
-            else:
-                self.steps.append(_module(step, dtype))
+        self.steps = nn.ModuleList(_modules(steps, dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', H', W']."""
@@ -73,6 +42,26 @@ class Steps(nn.Module):
         return y
 
 
+def _modules(steps: Sequence[Step], dtype: torch.dtype) -> list[nn.Module]:
+    modules: list[nn.Module] = []
+    rest = list(steps)
+    while rest:
+        step = rest.pop(0)
+        if isinstance(step, Doubling) and rest and _dense(rest[0]):
+            count = 1 + _count_pointwise(rest[1:])
+            modules.append(_Quarters(rest[:count], dtype))
+            del rest[:count]
+        elif isinstance(step, Convolution):
+            swish = bool(rest) and isinstance(rest[0], Activation) and rest[0].function is F.silu
+            modules.append(FusedConv2d(step, dtype, swish))
+            del rest[: int(swish)]
+        elif isinstance(step, Affine):
+            modules.append(_Affine(step, dtype))
+        else:
+            modules.append(_Activation(step.function) if isinstance(step, Activation) else _Doubling())
+    return modules
+
+
 def _dense(step: Step) -> bool:
     return isinstance(step, Convolution) and step.stride == step.dilation == 1
 
@@ -80,14 +69,6 @@ def _dense(step: Step) -> bool:
 def _count_pointwise(steps: Sequence[Step]) -> int:
     passes = [isinstance(s, Affine | Activation) or (isinstance(s, Convolution) and s.pointwise) for s in steps]
     return passes.index(False) if False in passes else len(passes)
-
-
-def _module(step: Step, dtype: torch.dtype) -> nn.Module:
-    if isinstance(step, Convolution):
-        return build_conv(step, dtype)
-    if isinstance(step, Affine):
-        return _Affine(step, dtype)
-    return _Activation(step.function) if isinstance(step, Activation) else _Doubling()
 
 
 class _Activation(nn.Module):
@@ -119,20 +100,19 @@ class _Quarters(nn.Module):
 
     _pixels = ((0, 0), (0, 1), (1, 0), (1, 1))
 
-    def __init__(self, conv: Convolution, after: Sequence[Step], dtype: torch.dtype) -> None:
+    def __init__(self, steps: Sequence[Step], dtype: torch.dtype) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(build_conv(quarter(conv, *pixel), dtype) for pixel in self._pixels)
-        self.after = nn.ModuleList(_module(step, dtype) for step in after)
+        first, *after = steps
+        assert isinstance(first, Convolution)
+        self.parts = nn.ModuleList(Steps([quarter(first, *pixel), *after], dtype) for pixel in self._pixels)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor | None = None
-        for conv, (row, column) in zip(self.convs, self._pixels, strict=True):
-            y = conv(x)
-            for step in self.after:
-                y = step(y, True) if isinstance(step, _Activation) else step(y)
+        for part, (row, column) in zip(self.parts, self._pixels, strict=True):
+            y = part(x)
             if out is None:
-                shape = (len(y), y.shape[1], 2 * y.shape[2], 2 * y.shape[3])
-                out = y.new_empty(shape).contiguous(memory_format=torch.channels_last)
+                shape = (len(y), 2 * y.shape[2], 2 * y.shape[3], y.shape[1])
+                out = y.new_empty(shape).permute(0, 3, 1, 2)
             out[:, :, row::2, column::2] = y
         assert out is not None
         return out
@@ -195,7 +175,7 @@ def _copied(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
 class _Halving(nn.Module):
     def __init__(self, skip: HalvingSkip, dtype: torch.dtype) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(build_conv(convolution(conv), dtype) for conv in skip.convs)  # type: ignore[arg-type]
+        self.convs = nn.ModuleList(FusedConv2d(convolution(conv), dtype) for conv in skip.convs)  # type: ignore[arg-type]
         self.offsets = skip._offsets
 
     def forward(self, x: Tensor) -> Tensor:
@@ -207,7 +187,7 @@ class _Halving(nn.Module):
 class _BilinearDoubling(nn.Module):
     def __init__(self, skip: DoublingSkip, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv = build_conv(convolution(skip.conv), dtype)
+        self.conv = FusedConv2d(convolution(skip.conv), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(self.conv(x), scale_factor=2.0, mode="bilinear", align_corners=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from miselbo.models.nvae.convs import WeightNormConv2d
 from miselbo.models.nvae.encoder import Encoder, EncoderCombiner
-from miselbo.models.nvae.folding import build_conv
+from miselbo.models.nvae.fused_conv import FusedConv2d
 from miselbo.models.nvae.steps import Convolution, convolution
 
 CLAMP = 5.0
@@ -66,7 +66,7 @@ class JointHeads(nn.Module):
         kernel = FACTOR * torch.stack(kernels, 1)
         self.shape = tuple(kernel.shape[:3])
         kernel = kernel.flatten(0, 2)
-        self.conv = build_conv(Convolution(kernel, kernel.new_zeros(len(kernel)), padding=1), dtype)
+        self.conv = FusedConv2d(Convolution(kernel, kernel.new_zeros(len(kernel)), padding=1), dtype)
 
     def forward(self, feature: Tensor) -> Tensor:
         """[N, C_d, h, w] -> [N, P, 2, S, Z]."""
@@ -76,7 +76,7 @@ class JointHeads(nn.Module):
 def context_heads(member: Encoder, dtype: torch.dtype) -> nn.ModuleList:
     """The x-side parts of a member's heads: one convolution per group."""
     steps = (scaled(convolution(_conv(head)), FACTOR) for head in member.heads)
-    return nn.ModuleList(build_conv(step, dtype) for step in steps)
+    return nn.ModuleList(FusedConv2d(step, dtype) for step in steps)
 
 
 def context_biases(member: Encoder, dtype: torch.dtype) -> list[Tensor | None]:
@@ -89,9 +89,9 @@ def context_biases(member: Encoder, dtype: torch.dtype) -> list[Tensor | None]:
     return biases
 
 
-def prior_head(head: nn.Module, dtype: torch.dtype) -> nn.Conv2d:
+def prior_head(head: nn.Module, dtype: torch.dtype) -> FusedConv2d:
     """A group's prior parameters from the activated decoder feature, multiplied by 2/5."""
-    return build_conv(scaled(convolution(_conv(head)), FACTOR), dtype)
+    return FusedConv2d(scaled(convolution(_conv(head)), FACTOR), dtype)
 
 
 def _conv(module: nn.Module) -> WeightNormConv2d:

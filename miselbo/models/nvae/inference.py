@@ -147,7 +147,7 @@ class InferenceEnsemble(nn.Module):
         index = torch.arange(len(x), device=x.device) if index is None else index
         shapes = self.target.latent_shapes
         with torch.inference_mode():
-            known = self._known(x)
+            known = self.encode(x)
         step = samples_per_pass or max(1, self.rows // max(len(x), 1))
         for start in range(0, num_samples, step):
             samples = torch.arange(start, min(start + step, num_samples), device=x.device)
@@ -187,9 +187,11 @@ class InferenceEnsemble(nn.Module):
             members = slice(block.members.start, block.members.stop)
             return [latent[members, block.samples, block.examples] for latent in z]
 
-        return self._scores(self._known(x), lead[1], values, given=True)
+        return self._scores(self.encode(x), lead[1], values, given=True)
 
-    def _known(self, x: Tensor) -> Known:
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Known:
+        """What depends on x alone, computed once per x."""
         parts = [[member(part) for member in self.members] for part in x.split(self.rows)]
         contexts = [
             torch.cat([torch.stack([raw[i] for raw in members], 3) for members in parts])
