@@ -6,11 +6,11 @@ from miselbo.data import ImageSpec
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
 from miselbo.models import nvae
-from miselbo.models.nvae import inference
 from miselbo.models.nvae.cells import ARCHITECTURES, Cell
 from miselbo.models.nvae.folding import FoldedCell
 from miselbo.models.nvae.fused_conv import FusedConv2d
-from miselbo.models.nvae.inference import cut, inference_form
+from miselbo.models.nvae.inference import inference_form
+from miselbo.models.nvae.scoring import Run, cut
 from miselbo.models.nvae.steps import Convolution
 
 PADDED = ImageSpec(1, 6, 6, "bernoulli")
@@ -53,7 +53,13 @@ def test_scores_are_those_of_the_ensemble(size, options, rows):
 def test_every_architecture(arch, use_se):
     torch.manual_seed(0)
     decoder = nvae.Decoder(
-        small.DIGIT, num_latent_scales=2, num_groups_per_scale=1, num_latent_per_group=2, num_channels=8, arch=arch, use_se=use_se
+        small.DIGIT,
+        num_latent_scales=2,
+        num_groups_per_scale=1,
+        num_latent_per_group=2,
+        num_channels=8,
+        arch=arch,
+        use_se=use_se,
     )
     encoders = [nvae.Encoder(decoder, num_channels=8, arch=arch, use_se=use_se) for _ in range(2)]
     assert_same(small.prepared(decoder, encoders, torch.float64), small.images(2))
@@ -61,14 +67,20 @@ def test_every_architecture(arch, use_se):
 
 def test_vanilla_model():
     torch.manual_seed(0)
-    decoder = nvae.Decoder(small.DIGIT, num_latent_scales=1, num_groups_per_scale=1, num_latent_per_group=2, num_channels=4)
-    ensemble = small.prepared(decoder, [nvae.Encoder(decoder, num_channels=4) for _ in range(3)], torch.float64)
+    decoder = nvae.Decoder(
+        small.DIGIT, num_latent_scales=1, num_groups_per_scale=1, num_latent_per_group=2, num_channels=4
+    )
+    ensemble = small.prepared(
+        decoder, [nvae.Encoder(decoder, num_channels=4) for _ in range(3)], torch.float64
+    )
     assert_same(ensemble, small.images())
 
 
 def test_members_may_differ():
     torch.manual_seed(0)
-    decoder = nvae.Decoder(small.DIGIT, num_latent_scales=2, num_groups_per_scale=2, num_latent_per_group=2, num_channels=4)
+    decoder = nvae.Decoder(
+        small.DIGIT, num_latent_scales=2, num_groups_per_scale=2, num_latent_per_group=2, num_channels=4
+    )
     encoders = [
         nvae.Encoder(decoder, num_channels=4),
         nvae.Encoder(decoder, num_channels=8, res_dist=False),
@@ -137,7 +149,7 @@ def test_memory_that_runs_out_is_met_with_smaller_passes(monkeypatch):
     ensemble, x = small.nvae_ensemble(2), small.images()
     expected = ensemble.score(x, 6)
     form = inference_form(ensemble)
-    run = inference.Run.scores
+    run = Run.scores
     limit = 5
 
     def limited(self):
@@ -145,7 +157,7 @@ def test_memory_that_runs_out_is_met_with_smaller_passes(monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return run(self)
 
-    monkeypatch.setattr(inference.Run, "scores", limited)
+    monkeypatch.setattr(Run, "scores", limited)
     with pytest.warns(UserWarning, match="out of memory with"):
         got = form.score(x, 6)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
@@ -159,7 +171,7 @@ def test_other_errors_pass(monkeypatch):
         raise RuntimeError("sizes differ")
 
     form = inference_form(small.nvae_ensemble(1))
-    monkeypatch.setattr(inference.Run, "scores", broken)
+    monkeypatch.setattr(Run, "scores", broken)
     with pytest.raises(RuntimeError, match="sizes differ"):
         form.score(small.images(), 1)
 
@@ -209,7 +221,9 @@ def test_folded_cell(kinds, stride, use_se):
 def test_fused_convolution(swish, groups):
     generator = torch.Generator().manual_seed(0)
     kernel = torch.randn((8, 8 // groups, 5, 5), generator=generator, dtype=torch.float64)
-    step = Convolution(kernel, torch.randn(8, generator=generator, dtype=torch.float64), padding=2, groups=groups)
+    step = Convolution(
+        kernel, torch.randn(8, generator=generator, dtype=torch.float64), padding=2, groups=groups
+    )
     exact, fast = FusedConv2d(step, torch.float64, swish), FusedConv2d(step, torch.float32, swish)
     for batch in (3, 20):  # one blocked kernel serves any batch
         x = torch.randn((batch, 8, 6, 6), generator=generator)

@@ -1,4 +1,4 @@
-"""Both sides of an NVAE in a form for evaluation alone: a decoder that asks for z, an encoder that gives x-side parts."""
+"""Both sides of an NVAE for evaluation alone: a decoder that asks for z, an encoder for the x-side parts."""
 
 import copy
 from collections.abc import Callable
@@ -34,6 +34,8 @@ class FoldedDecoder(nn.Module):
         dtype: of weights and features.
     """
 
+    constant: Tensor
+
     def __init__(self, decoder: Decoder, dtype: torch.dtype) -> None:
         super().__init__()
         self.image, self.network_size = decoder.image, decoder.network_size
@@ -59,17 +61,21 @@ class FoldedDecoder(nn.Module):
     def forward(self, choose: Choose, with_prior: bool = True) -> Tensor:
         """Run top-down; ``choose(i, feature, prior_raw)`` gives z_i [N, P, Z]; logits [N, C, H, W].
 
-        ``feature`` [N, C, h, w] and ``prior_raw`` [N, P, 2, 1, Z] are None for group 0; ``prior_raw`` is always None
-        without prior, when z is given and only the logits are asked for.
+        ``feature`` [N, C, h, w] and ``prior_raw`` [N, P, 2, 1, Z] are None for group 0; ``prior_raw`` is
+        always None without prior, when z is given and only the logits are asked for.
         """
         groups = iter(enumerate(self.heads, 1))
-        s = self.first(image(choose(0, None, None), self.latent_shapes[0][1:]).to(self.dtype)).add_(self.constant)
+        s = self.first(image(choose(0, None, None), self.latent_shapes[0][1:]).to(self.dtype)).add_(
+            self.constant
+        )
         for module in self.tower:
             if isinstance(module, FoldedCell):
                 s = module(s)
             else:
                 i, head = next(groups)
-                raw = at_least_single(pixels(head(F.elu(s)))).unflatten(-1, (2, 1, -1)) if with_prior else None
+                raw = (
+                    at_least_single(pixels(head(F.elu(s)))).unflatten(-1, (2, 1, -1)) if with_prior else None
+                )
                 z = image(choose(i, s, raw), self.latent_shapes[i][1:])
                 s = module(torch.cat([s, z.to(self.dtype)], 1))
         return torch.cat([self._paint(part) for part in s.split(self._rows(s))])
@@ -106,6 +112,8 @@ class FoldedDecoder(nn.Module):
 def _folded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, Cell):
         return FoldedCell(module, dtype)
+    if isinstance(module, EncoderCombiner):  # part of the joint heads
+        return nn.Identity()
     assert isinstance(module, DecoderCombiner)
     return FusedConv2d(convolution(module.conv), dtype)
 
@@ -122,11 +130,8 @@ class FoldedEncoder(nn.Module):
         self.image, self.network_size = encoder.image, encoder.network_size
         self.res_dist, self.num_flows = encoder.res_dist, encoder.num_flows
         self.stem = FusedConv2d(convolution(encoder.stem), dtype)
-        self.pre = nn.ModuleList(FoldedCell(cell, dtype) for cell in encoder.pre)  # type: ignore[arg-type]
-        self.tower = nn.ModuleList(
-            nn.Identity() if isinstance(module, EncoderCombiner) else FoldedCell(module, dtype)  # type: ignore[arg-type]
-            for module in encoder.tower
-        )
+        self.pre = nn.ModuleList(_folded(cell, dtype) for cell in encoder.pre)
+        self.tower = nn.ModuleList(_folded(module, dtype) for module in encoder.tower)
         self.top = FusedConv2d(convolution(encoder.top), dtype)
         self.heads = context_heads(encoder, dtype)
         for i, bias in enumerate(context_biases(encoder, dtype)):
@@ -134,7 +139,7 @@ class FoldedEncoder(nn.Module):
         self.flows = nn.ModuleList(_folded_flow(flow) for flow in encoder.flows)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x [B, C, H, W], padded or not -> per group, deepest first, [B, P, 2, Z] raw parameters times 2/5."""
+        """x [B, C, H, W] -> per group, deepest first, raw parameters times 2/5, [B, P, 2, Z]."""
         s = self.stem(2 * pad_image(x, self.image, self.network_size).to(self.stem.weight.dtype) - 1)
         for cell in self.pre:
             s = cell(s)

@@ -1,7 +1,7 @@
 """Trained cells of an NVAE in a form for evaluation alone: the same function, fewer and cheaper operations.
 
-Steps shortened by :mod:`miselbo.models.nvae.steps` become plain modules: kernels fixed, channels last, activations in
-place where the value is not the caller's.
+Steps shortened by :mod:`miselbo.models.nvae.steps` become plain modules: kernels fixed, channels last,
+activations in place where the value is not the caller's.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,9 @@ def _dense(step: Step) -> bool:
 
 
 def _count_pointwise(steps: Sequence[Step]) -> int:
-    passes = [isinstance(s, Affine | Activation) or (isinstance(s, Convolution) and s.pointwise) for s in steps]
+    passes = [
+        isinstance(s, Affine | Activation) or (isinstance(s, Convolution) and s.pointwise) for s in steps
+    ]
     return passes.index(False) if False in passes else len(passes)
 
 
@@ -175,7 +177,8 @@ def _copied(linear: nn.Linear, dtype: torch.dtype) -> nn.Linear:
 class _Halving(nn.Module):
     def __init__(self, skip: HalvingSkip, dtype: torch.dtype) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(FusedConv2d(convolution(conv), dtype) for conv in skip.convs)  # type: ignore[arg-type]
+        steps = (convolution(conv) for conv in skip.convs)  # type: ignore[arg-type]
+        self.convs = nn.ModuleList(FusedConv2d(step, dtype) for step in steps)
         self.offsets = skip._offsets
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from miselbo.models.nvae.steps import Convolution
 class FusedConv2d(nn.Conv2d):
     """[swish of] a convolution for evaluation, channels last.
 
-    On a CPU in float32 the kernel is stored once in oneDNN's own blocked layout and swish is applied while the output
-    is in registers; this needs no minimal batch to be fast and, on one cell, takes 5 to 30% less time. It uses two
-    operators that torch has for its compiler; where they are missing or wrong, plain operations do the same.
+    On a CPU in float32 the kernel is stored once in oneDNN's own blocked layout and swish is applied while
+    the output is in registers; this needs no minimal batch to be fast and, on one cell, takes 5 to 30% less
+    time. It uses two operators that torch has for its compiler; where they are missing or wrong, plain
+    operations do the same.
 
     Args:
         step: kernel, bias and geometry.

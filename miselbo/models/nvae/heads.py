@@ -1,15 +1,15 @@
 r"""Posterior and prior parameters of all S members at a group, in a form for evaluation alone.
 
-For a group i > 0, the raw posterior parameters of member j are a 3x3 convolution of its x-side feature c_j plus a 1x1
-convolution W_j f + b_j of the decoder's feature f. That is linear in f:
+For a group i > 0, the raw posterior parameters of member j are a 3x3 convolution of its x-side feature c_j
+plus a 1x1 convolution W_j f + b_j of the decoder's feature f. That is linear in f:
 
     head_j(c_j + W_j f + b_j) = [head_j(c_j + b_j)]  +  (head_j W_j) f,
 
-the first part depends on x alone and is computed once per x (its zero padding sees c_j + b_j, so b_j needs no care),
-the second one is ONE convolution with S x 2Z output channels for all members.
+the first part depends on x alone and is computed once per x (its zero padding sees c_j + b_j, so b_j needs no
+care), the second one is ONE convolution with S x 2Z output channels for all members.
 
-Parameters are kept as [N, P, 2, S, Z] (P = h x w pixels; location and log-scale), multiplied by 2/5: the clamp
-5 tanh(t / 5) = 10 sigmoid(2 t / 5) - 5 takes a fifth of the hyperbolic tangent's time.
+Parameters are kept as [N, P, 2, S, Z] (P = h x w pixels; location and log-scale), multiplied by 2/5: the
+clamp 5 tanh(t / 5) = 10 sigmoid(2 t / 5) - 5 takes a fifth of the hyperbolic tangent's time.
 """
 
 import math

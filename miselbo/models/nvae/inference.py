@@ -1,16 +1,16 @@
-r"""An ensemble of NVAEs in a form for evaluation alone: the same scores as :class:`miselbo.ensemble.Ensemble`, faster.
+r"""An ensemble of NVAEs in a form for evaluation alone: the same scores, faster.
 
-Per (member, sample) the decoder runs once, with kernels normalised and batch normalisations folded once and for all;
-per group, one convolution gives the decoder-side part of all S members' posteriors (:mod:`miselbo.models.nvae.heads`),
-from which the next z is drawn and scored under every member at once, so no feature is kept. What depends on x alone
-is computed once per x.
+Per (member, sample) the decoder runs once, with kernels normalised and batch normalisations folded once and
+for all; per group, one convolution gives the decoder-side part of all S members' posteriors
+(:mod:`miselbo.models.nvae.heads`), from which the next z is drawn and scored under every member at once, so
+no feature is kept. What depends on x alone is computed once per x.
 
 A pass runs N = M x l x b rows: M members, l samples, b examples, members major.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from miselbo.ensemble import Ensemble, latent_noise
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import crop_image, pad_image
-from miselbo.models.nvae.decoder import DEEPEST_PRIOR_SCALE, Decoder
-from miselbo.models.nvae.distributions import at_least_single, image_log_prob
+from miselbo.models.nvae.decoder import Decoder
 from miselbo.models.nvae.encoder import Encoder
 from miselbo.models.nvae.folded import FoldedDecoder, FoldedEncoder
-from miselbo.models.nvae.heads import JointHeads, clamped, image, log_normal, pixels
+from miselbo.models.nvae.heads import JointHeads, clamped
+from miselbo.models.nvae.scoring import Block, Known, Parts, Run, cut
 
 CPU_BYTES = 32 * 2**20  # of a pass on a CPU: its last-level cache
 
@@ -34,9 +34,10 @@ def inference_form(
 
     Args:
         ensemble: of :class:`miselbo.models.nvae.Decoder` and :class:`miselbo.models.nvae.Encoder`.
-        dtype: of the decoder's weights and features, default the ensemble's own; densities and latents are never in
-            less than float32.
-        memory: bytes a pass may use for activations; default fits a CPU's cache, or half of a GPU's free memory.
+        dtype: of the decoder's weights and features, default the ensemble's own; densities and latents are
+            never in less than float32.
+        memory: bytes a pass may use for activations; default fits a CPU's cache, or half of a GPU's free
+            memory.
 
     Raises:
         InputError: another kind of model.
@@ -59,56 +60,14 @@ def inference_form(
         return InferenceEnsemble(target, members, dtype or next(target.parameters()).dtype, memory)
 
 
-@dataclass
-class Known:
-    """What depends on x alone: images [B, C, height, width] and raw parameters per group, [B, P, 2, S, Z].
-
-    Those of group 0 are replaced by their location and scale, [B, P, 1, S, Z] each, side by side.
-    """
-
-    x: Tensor
-    contexts: list[Tensor]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of latents and densities."""
-        return self.contexts[0].dtype
-
-    def part(self, rows: slice) -> "Known":
-        """The same for some of the examples."""
-        return Known(self.x[rows], [context[rows] for context in self.contexts])
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of one pass: some members, samples and examples."""
-
-    members: range
-    samples: slice
-    examples: slice
-
-
-def cut(num_members: int, num_samples: int, batch: int, rows: int) -> Iterator[Block]:
-    """Blocks of at most ``rows`` rows (and at least one) that cover everything: examples first, samples, members.
-
-    Example:
-        >>> [(b.members, b.samples.stop, b.examples.stop) for b in cut(3, 2, 4, 16)]
-        [(range(0, 2), 2, 4), (range(2, 3), 2, 4)]
-    """
-    examples = max(1, min(batch, rows))
-    samples = max(1, min(num_samples, rows // examples))
-    members = max(1, min(num_members, rows // (examples * samples)))
-    for e in range(0, batch, examples):
-        for s in range(0, num_members, members):
-            for l in range(0, num_samples, samples):  # noqa: E741
-                group = range(s, min(s + members, num_members))
-                yield Block(group, slice(l, min(l + samples, num_samples)), slice(e, min(e + examples, batch)))
-
-
 class InferenceEnsemble(nn.Module):
     """What :func:`inference_form` makes; ``passes``, ``score`` and ``log_prob`` are those of an ensemble."""
 
-    def __init__(self, target: Decoder, members: Sequence[Encoder], dtype: torch.dtype, memory: int | None) -> None:
+    offsets: Tensor
+
+    def __init__(
+        self, target: Decoder, members: Sequence[Encoder], dtype: torch.dtype, memory: int | None
+    ) -> None:
         super().__init__()
         wide = next(target.parameters()).dtype
         self.target = FoldedDecoder(target, dtype)
@@ -139,8 +98,8 @@ class InferenceEnsemble(nn.Module):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores as :meth:`miselbo.ensemble.Ensemble.passes` yields them, equal to round-off.
 
-        ``samples_per_pass`` sets how many samples each yield holds (default: as many as a pass runs), not how many
-        run at once.
+        ``samples_per_pass`` sets how many samples each yield holds (default: as many as a pass runs), not how
+        many run at once.
         """
         if num_samples < 1:
             raise InputError(f"num_samples must be at least 1, got {num_samples}")
@@ -151,7 +110,6 @@ class InferenceEnsemble(nn.Module):
         step = samples_per_pass or max(1, self.rows // max(len(x), 1))
         for start in range(0, num_samples, step):
             samples = torch.arange(start, min(start + step, num_samples), device=x.device)
-
 
             def noise(block: Block, samples: Tensor = samples) -> list[Tensor]:
                 some, rows = samples[block.samples], index[block.examples]
@@ -177,7 +135,7 @@ class InferenceEnsemble(nn.Module):
 
     @torch.inference_mode()
     def log_prob(self, x: Tensor, z: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores of given samples as :meth:`miselbo.ensemble.Ensemble.log_prob`: z per group [S, L, B, Z, h, w]."""
+        """Scores of given z per group [S, L, B, Z, h, w], as :meth:`miselbo.ensemble.Ensemble.log_prob`."""
         lead = tuple(z[0].shape[:3]) if z else ()
         expected = [(len(self.members), *lead[1:2], len(x), *shape) for shape in self.target.latent_shapes]
         if [tuple(latent.shape) for latent in z] != expected:
@@ -204,16 +162,17 @@ class InferenceEnsemble(nn.Module):
     def _scores(
         self, known: Known, num_samples: int, latents: Callable[[Block], list[Tensor]], given: bool
     ) -> tuple[Tensor, Tensor]:
-        """log_p [B, S, l] and log_q [B, S, l, S]; ``latents`` gives noise, or z if ``given``, [M, l, b, Z, h, w]."""
+        """log_p [B, S, l], log_q [B, S, l, S]; ``latents`` [M, l, b, Z, h, w]: z if ``given``, else noise."""
         size, batch = len(self.members), len(known.x)
         log_p = known.x.new_empty((batch, size, num_samples), dtype=torch.float64)
         log_q = known.x.new_empty((batch, size, num_samples, size), dtype=torch.float64)
+        parts = self._parts()
         done = False
         while not done:
             try:
                 for block in cut(size, num_samples, batch, self.rows):
                     members = slice(block.members.start, block.members.stop)
-                    run = Run(self, known.part(block.examples), block.members, latents(block), given)
+                    run = Run(parts, known.part(block.examples), block.members, latents(block), given)
                     p, q = run.scores()
                     log_p[block.examples, members, block.samples] = p.permute(2, 0, 1)
                     log_q[block.examples, members, block.samples] = q.permute(2, 0, 1, 3)
@@ -222,8 +181,13 @@ class InferenceEnsemble(nn.Module):
                 self._shrink(error)
         return log_p, log_q
 
+    def _parts(self) -> Parts:
+        members = [cast(FoldedEncoder, member) for member in self.members]
+        heads = [cast(JointHeads, head) for head in self.heads]
+        return Parts(self.target, members, heads, self.offsets, self.all_offsets, self.any_offsets)
+
     def _shrink(self, error: Exception) -> None:
-        """Halve the rows of a pass after running out of memory; raise any other error, or if there is one row."""
+        """Halve the rows of a pass if memory ran out and there is more than one; else raise the error."""
         rows = self.rows
         if not out_of_memory(error) or rows == 1:
             raise error
@@ -239,87 +203,8 @@ def out_of_memory(error: Exception) -> bool:
         (True, False)
     """
     text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "can't allocate" in text
-
-
-class Run:
-    """One pass of the decoder over M x l x b rows: draws z (or takes it) group by group and scores it on the way."""
-
-    def __init__(
-        self, ensemble: InferenceEnsemble, known: Known, members: range, latents: list[Tensor], given: bool
-    ) -> None:
-        self.ensemble, self.known, self.members, self.given = ensemble, known, members, given
-        self.lead = tuple(latents[0].shape[:3])  # M, l, b
-        self.latents = [latent.flatten(-2).transpose(-1, -2) for latent in latents]  # [M, l, b, P, Z]
-        self.log_p = known.x.new_zeros(self.lead, dtype=torch.float64)
-        self.log_q = known.x.new_zeros((*self.lead, len(ensemble.members)), dtype=torch.float64)
-
-    def scores(self) -> tuple[Tensor, Tensor]:
-        """log_p [M, l, b] and log_q [M, l, b, S]."""
-        target = self.ensemble.target
-        logits = at_least_single(crop_image(target(self.choose), target.image)).unflatten(0, self.lead)
-        return self.log_p + image_log_prob(logits, self.known.x.to(logits.dtype), target.image), self.log_q
-
-    def choose(self, i: int, feature: Tensor | None, raw: Tensor | None) -> Tensor:
-        """z_i [N, P, Z]; adds its log-densities."""
-        context = self.known.contexts[i]
-        if feature is None or raw is None:
-            loc, scale = context.expand(*self.lead[:2], *context.shape).unbind(-3)
-            z = self._latent(i, loc, scale)
-            zero = z.new_zeros(())
-            prior = log_normal(z.unsqueeze(-2), zero, zero + DEEPEST_PRIOR_SCALE)
-        else:
-            ours = self.ensemble.heads[i - 1](feature).to(context.dtype).unflatten(0, self.lead)
-            ours += context
-            raw = raw.to(context.dtype).unflatten(0, self.lead)
-            if self.ensemble.all_offsets:
-                ours += raw
-            elif self.ensemble.any_offsets:
-                ours.addcmul_(raw, self.ensemble.offsets)
-            z = self._latent(i, *clamped(ours))
-            prior = log_normal(z.unsqueeze(-2), *clamped(raw))
-        self.log_p += prior.squeeze(-1)
-        return z.flatten(0, 2)
-
-    def _latent(self, i: int, loc: Tensor, scale: Tensor) -> Tensor:
-        """z_i [M, l, b, P, Z] from the parameters of all members there, [M, l, b, P, S, Z], and log q of each."""
-        if self.given:
-            base, z = None, self.latents[i].contiguous()
-        else:
-            own = [values[:, :, :, :, self.members.start : self.members.stop] for values in (loc, scale)]
-            mean, spread = (values.diagonal(0, 0, 4).movedim(-1, 0) for values in own)
-            base = torch.addcmul(mean, spread, self.latents[i]).contiguous()
-            z = self._mapped(i, base)
-        self.log_q += log_normal(self._unmapped(i, z, base), loc, scale)
-        return z
-
-    def _mapped(self, i: int, base: Tensor) -> Tensor:
-        """The flow of each row's own member."""
-        flows = [self.ensemble.members[s].flow(i) for s in self.members]
-        if not any(flows):
-            return base
-        size = self.ensemble.target.latent_shapes[i][1:]
-        parts = []
-        for part, flow in zip(base, flows, strict=True):
-            parts.append(part if flow is None else pixels(flow(image(part.flatten(0, 1), size))).reshape(part.shape))
-        return torch.stack(parts)
-
-    def _unmapped(self, i: int, z: Tensor, base: Tensor | None) -> Tensor:
-        """Where each member's normal is evaluated, [M, l, b, P, S, Z], or one value for all, [M, l, b, P, 1, Z]."""
-        flows = [member.flow(i) for member in self.ensemble.members]
-        if not any(flows):
-            return z.unsqueeze(-2)
-        size = self.ensemble.target.latent_shapes[i][1:]
-        columns = []
-        for j, flow in enumerate(flows):
-            if flow is None:
-                columns.append(z)
-                continue
-            rows = []
-            for m, s in enumerate(self.members):
-                if s == j and base is not None:
-                    rows.append(base[m])
-                else:
-                    rows.append(pixels(flow.inverse(image(z[m].flatten(0, 1), size))).reshape(z[m].shape))
-            columns.append(torch.stack(rows))
-        return torch.stack(columns, -2)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate" in text
+    )

@@ -1,10 +1,12 @@
-"""What a trained cell computes in evaluation mode as a list of elementary steps, and exact rules that shorten it:
+"""What a trained cell computes in evaluation mode as elementary steps, and exact rules that shorten them:
 
-1. repeating pixels commutes with everything pointwise (affine maps, activations, 1x1 convolutions): it goes behind;
-2. an affine map per channel goes into the convolution before it, or into a 1x1 convolution after it (which has no
-   padding that would see its shift);
-3. a convolution of repeated pixels is, for each of the four output pixels of an input pixel, a smaller convolution
-   of the input: the doubled feature is never made, and the pointwise steps after it run on each quarter.
+1. repeating pixels commutes with everything pointwise (affine maps, activations, 1x1 convolutions): it goes
+   behind;
+2. an affine map per channel goes into the convolution before it, or into a 1x1 convolution after it (which
+   has no padding that would see its shift);
+3. a convolution of repeated pixels is, for each of the four output pixels of an input pixel, a smaller
+   convolution of the input: the doubled feature is never made, and the pointwise steps after it run on each
+   quarter.
 
 Kernels are normalised once. Constants are folded in float64.
 """
@@ -127,19 +129,28 @@ def shorten(steps: Sequence[Step]) -> list[Step]:
 
 def _merge(first: Step, second: Step) -> list[Step] | None:
     if isinstance(first, Doubling):
-        passes = isinstance(second, Affine | Activation) or (isinstance(second, Convolution) and second.pointwise)
+        passes = isinstance(second, Affine | Activation) or (
+            isinstance(second, Convolution) and second.pointwise
+        )
         return [second, first] if passes else None
     if isinstance(first, Convolution) and isinstance(second, Affine):
         kernel = first.kernel * second.scale.view(-1, 1, 1, 1)
         return [replace(first, kernel=kernel, bias=first.bias * second.scale + second.shift)]
-    if isinstance(first, Affine) and isinstance(second, Convolution) and second.pointwise and second.groups == 1:
+    if (
+        isinstance(first, Affine)
+        and isinstance(second, Convolution)
+        and second.pointwise
+        and second.groups == 1
+    ):
         shift = (second.kernel.flatten(1) * first.shift).sum(1)
-        return [replace(second, kernel=second.kernel * first.scale.view(1, -1, 1, 1), bias=second.bias + shift)]
+        return [
+            replace(second, kernel=second.kernel * first.scale.view(1, -1, 1, 1), bias=second.bias + shift)
+        ]
     return None
 
 
 def quarter(conv: Convolution, row: int, column: int) -> Convolution:
-    """Rule 3: the convolution of the small feature that gives pixel (row, column) of every 2x2 of the large one."""
+    """Rule 3: the convolution of the small feature that gives pixel (row, column) of each doubled one."""
     size, middle = conv.kernel.shape[-1], (conv.kernel.shape[-1] - 1) // 2
     reach = (middle + 1) // 2
     sums = []
