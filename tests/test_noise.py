@@ -44,8 +44,9 @@ def test_splitmix_known_answers():
 def test_splitmix_agrees_with_whole_numbers():
     generator = torch.Generator().manual_seed(0)
     start, gamma, counter = torch.randint(-(2**63), 2**63 - 1, (3, 200), generator=generator)
-    columns = (noise.splitmix(start, gamma, counter), start, gamma, counter)
-    for got, s, g, k in zip(*(column.tolist() for column in columns), strict=True):
+    for got, s, g, k in zip(
+        *(t.tolist() for t in (noise.splitmix(start, gamma, counter), start, gamma, counter)), strict=True
+    ):
         z = (s + k * g) % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
