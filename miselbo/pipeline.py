@@ -121,7 +121,8 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Tables and report for scores made elsewhere."""
     from miselbo.importers.arrays import ArraySource
 
-    source = ArraySource(cfg.scores, cfg.evaluation.batch_size)
+    batch_size, limit = cfg.evaluation.batch_size, cfg.evaluation.num_examples
+    source = ArraySource(cfg.scores, batch_size=batch_size, num_examples=limit)
     cfg.evaluation.num_samples = source.num_samples  # all of them; evaluation.grid picks what is reported
     settings = make_settings(cfg.evaluation, cfg.seed, 1)
     config.check_folder(cfg, folder)
