@@ -334,7 +334,8 @@ def log_ratio_to_pair(log_q: Tensor) -> Tensor:
         tensor([[0.0000, 0.6931]])
     """
     difference = log_q - own_density(log_q).unsqueeze(-1)
-    return math.log(2) - torch.logaddexp(difference, difference.new_zeros(()))
+    # log(1 + exp(d)) is d to the last digit of float64 above 40
+    return math.log(2) - torch.nn.functional.softplus(difference, threshold=40)
 
 
 def check_scores(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
