@@ -407,7 +407,7 @@ def _check_weights(weights: Weights, log_q: Tensor) -> tuple[Tensor, Tensor]:
     size = log_q.shape[-1]
     if weights is None:
         return log_q.new_full((size,), 1 / size), torch.arange(size, device=log_q.device)
-    w = torch.as_tensor(weights).to(log_q)
+    w = torch.as_tensor(weights, dtype=log_q.dtype, device=log_q.device)  # a list keeps its digits
     if w.shape != (size,):
         raise InputError(f"weights must be [S] = [{size}], one per member, got shape {list(w.shape)}")
     if (w < 0).any():

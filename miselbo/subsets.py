@@ -113,7 +113,9 @@ class RunningSubsets:
             InputError: fewer than L samples were given.
         """
         if self._mixture is None or self._own is None or self.num_samples < self.total:
-            raise InputError(f"L = {self.total} but only {self.num_samples} samples were given: update with all")
+            raise InputError(
+                f"L = {self.total} but only {self.num_samples} samples were given: update with all"
+            )
         iwelbo = self._own.log_sum()[:, None] - math.log(self.total)
         inside, place, size = self._layout(iwelbo)
         log_sums = self._mixture.log_sum()[:, place, torch.arange(self.num_members)]  # [B, M, s]
