@@ -21,7 +21,9 @@ from miselbo.errors import InputError
 from miselbo.files import atomic
 from miselbo.progress import Meter
 from miselbo.streaming import RunningBounds
+from miselbo.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
 
+SHARD_FORMAT = 2  # goes up when the arrays of a shard change, so that older shards are not mixed in
 PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
 
 
@@ -131,7 +133,8 @@ def score_split(
 
     Returns:
         Arrays of :meth:`miselbo.streaming.RunningBounds.result` with the examples of all batches on the first
-        axis, ``index`` [N], and ``seconds`` [number of batches].
+        axis, ``index`` [N], and ``seconds`` [number of batches]; for S > 1 also those of
+        :class:`miselbo.subsets.FirstSamples` and, up to 8 members, :class:`miselbo.subsets.RunningSubsets`.
 
     Raises:
         InputError: the split is empty.
@@ -140,7 +143,7 @@ def score_split(
     total = min(total, settings.num_examples or total)
     if total == 0:
         raise InputError(f"the {settings.split} split holds no example: nothing to evaluate")
-    key = hashlib.sha256(json.dumps([asdict(settings), stamp], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([asdict(settings), stamp, SHARD_FORMAT], sort_keys=True).encode()).hexdigest()[:16]
     shards = folder / key
     for other in folder.glob("*") if folder.exists() else ():
         if other.name != key:
@@ -179,10 +182,16 @@ def score_batch(ensemble: Ensemble, batch: Any, settings: Settings, device: str)
     """All bounds of one batch of examples from one pass over its L samples."""
     start = time.perf_counter()
     x, index = batch["image"].to(device), batch["index"].to(device)
-    running = RunningBounds(len(ensemble.members), settings.grid)
+    size = len(ensemble.members)
+    running: list[Any] = [RunningBounds(size, settings.grid)]
+    if 2 <= size <= MOST_MEMBERS:
+        running.append(RunningSubsets(size, settings.num_samples))
+    if size >= 2:
+        running.append(FirstSamples(size, settings.num_samples))
     for log_p, log_q in ensemble.passes(
         x, settings.num_samples, settings.samples_per_pass, settings.seed, index
     ):
-        running.update(log_p, log_q)
-    values = {name: value.cpu().numpy() for name, value in running.result().items()}
+        for sums in running:
+            sums.update(log_p, log_q)
+    values = {name: value.cpu().numpy() for sums in running for name, value in sums.result().items()}
     return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}

@@ -6,9 +6,9 @@ One vector w for the data set maximises the mean over examples of the L = 1 MISE
 
 F is concave: sum_s w_s E_{q_s}[log p] is linear in w, and -sum_s w_s E_{q_s}[log q_w] = -E_{q_w}[log q_w] is the
 entropy of q_w, concave in q_w, which is linear in w. So there is one optimum, and no start matters. Its estimate
-from draws, with 1/K sum_k at z_{s,k} ~ q_s for E_{q_s}, is concave up to Monte Carlo noise, and its maximum is higher than
-F at the fitted w: the weights lean to the members whose draws came out well. So the draws of the fit say nothing
-about the gain (``optimistic_gain``); fresh draws do (``gain``).
+from draws, with 1/K sum_k at z_{s,k} ~ q_s for E_{q_s}, is concave up to Monte Carlo noise, and its maximum is
+too high: the weights lean to the members whose draws came out well. So the draws of the fit say nothing about the
+gain (``optimistic_gain``); other draws do (``gain``).
 """
 
 import math
@@ -35,7 +35,7 @@ def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | No
         log_q: [N, S, K, S].
 
     Returns:
-        None for S = 1, K = 1 or no example with finite scores. Otherwise ``weights`` [S] and, from the odd
+        None for S = 1, K = 1 or fewer than two examples with finite scores. Otherwise ``weights`` [S] and, from the odd
         samples at L = 1 (each a bound of its own, averaged),
 
         - ``uniform`` and ``fitted``: ``miselbo`` and ``joint_bound`` with ``_se`` over the examples;
@@ -50,8 +50,8 @@ def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | No
         InputError: shapes or dtype.
 
     Example:
-        >>> log_p = np.array([[[0.0, 0.0], [-9.0, -9.0]]])      # member 2 draws only bad samples
-        >>> mixture_weights(log_p, np.zeros((1, 2, 2, 2)))["weights"]
+        >>> log_p = np.array([[[0.0, 0.0], [-9.0, -9.0]]] * 5)      # member 2 draws only bad samples
+        >>> mixture_weights(log_p, np.zeros((5, 2, 2, 2)))["weights"]
         [1.0, 0.0]
     """
     p, q = bounds.check_scores(torch.as_tensor(log_p), torch.as_tensor(log_q))
@@ -61,7 +61,7 @@ def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | No
     broken |= (q.isnan() | (q == math.inf)).flatten(1).any(1)
     p, q = p[~broken], q[~broken]
     count, size, samples = p.shape
-    if size == 1 or samples == 1 or count == 0:
+    if size == 1 or samples == 1 or count < 2:
         return None
     even, odd = (p[:, :, ::2], q[:, :, ::2]), (p[:, :, 1::2], q[:, :, 1::2])
     weights = fit_weights(*even)

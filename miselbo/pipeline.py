@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import miselbo
-from miselbo import checkpoints, config, machine, tables
+from miselbo import checkpoints, config, machine, subset_tables, tables
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -112,6 +112,7 @@ def evaluate(
             folder, cfg.ensemble.size, len(examples) * cfg.ensemble.size * settings.num_samples, seconds
         ),
         "num_dims": data.image.num_dims,
+        **subset_tables.write(values, settings.num_samples, results),
     }
     tables.write_csv(bounds, results / "bounds.csv")
     tables.write_csv(tables.member_table(values, settings.grid), results / "per_member.csv")

@@ -143,7 +143,7 @@ def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:
     found = {
         "share_pareto_k_above_0.7": float((k > HEAVY_TAIL).mean()) if len(k) else None,
         "k_unknown": len(examples) - len(k),
-        "median_ess": float(examples["ess"].median()),
+        "median_ess": None if examples["ess"].isna().all() else float(examples["ess"].median()),
         "largest_responsibility": float(shares.max()) if len(shares) else None,
         "non_finite": len(bad),
         "non_finite_index": [int(index) for index in bad[:MOST_LISTED]],
@@ -175,7 +175,7 @@ def _about_weights(found: dict[str, Any], headline: dict[str, Any]) -> list[str]
             "their bounds, and the Monte Carlo errors are too small. The bounds still are lower bounds in "
             "expectation; raise evaluation.num_samples, or train the members longer."
         )
-    if found["median_ess"] < 10 and samples > 1:
+    if samples > 1 and found["median_ess"] is not None and found["median_ess"] < 10:
         sentences.append(
             f"Too few samples: the median effective sample size is {found['median_ess']:.1f} of {draws} draws, "
             "so each bound rests on a few of them; raise evaluation.num_samples."

@@ -167,6 +167,7 @@ def test_examples_with_broken_scores_are_left_out_and_counted():
 def test_nothing_to_weight_or_nothing_to_measure_on():
     log_p, log_q = gaussian((0, 1), (1, 1), count=3, samples=4)
     assert mixture_weights(log_p[:, :1].numpy(), log_q[:, :1, :, :1].numpy()) is None
+    assert mixture_weights(log_p[:1].numpy(), log_q[:1].numpy()) is None
     assert mixture_weights(log_p[:, :, :1].numpy(), log_q[:, :, :1].numpy()) is None
     with pytest.raises(InputError, match=r"\[N, S, K\]"):
         mixture_weights(log_p[0].numpy(), log_q[0].numpy())
