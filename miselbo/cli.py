@@ -22,7 +22,7 @@ def main(hydra_job: Callable[[], None]) -> None:
     try:
         plain = overrides(sys.argv[1:])
         values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
-        if values.get("task") in FROM_FOLDER:
+        if values.get("task") in FROM_FOLDER and not values.get("importer"):
             if not values.get("run_dir"):
                 raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
             execute(config.load_folder(Path(str(values["run_dir"])), plain))
@@ -52,7 +52,10 @@ def job(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     try:
         swept = hydra.mode == RunMode.MULTIRUN
+        named = any(override.startswith("run_dir=") for override in hydra.overrides.task)
         folder = Path(hydra.runtime.output_dir if swept else str(cfg.run_dir)).expanduser().absolute()
+        if cfg.importer is not None and not swept and not named:
+            folder = Path("outputs", f"{cfg.importer}-{Path(str(cfg.scores)).stem}").absolute()
         with open_dict(cfg):
             cfg.run_dir = str(folder)
         execute(cfg)

@@ -19,7 +19,8 @@ from miselbo.errors import InputError
 from miselbo.files import write_text
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-TASKS = ("run", "evaluate", "report")
+IMPORTERS = ("arrays",)
+TASKS = ("run", "evaluate", "report", "cost")
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
     "task", "run_dir", "num_threads", "evaluation", "logger", "ensemble.size", "ensemble.resume_interval",
@@ -182,6 +183,10 @@ def check_values(cfg: DictConfig) -> None:
         raise InputError(
             f"unknown task={cfg.task}; {nearest(str(cfg.task), TASKS)}known are {', '.join(TASKS)}"
         )
+    if cfg.importer not in (None, *IMPORTERS):
+        raise InputError(f"unknown importer={cfg.importer}; known are {', '.join(IMPORTERS)}")
+    if cfg.importer is not None and (cfg.task != "evaluate" or cfg.scores is None):
+        raise InputError("importer=arrays needs task=evaluate and scores=<an .npz or a folder of .npy files>")
     for key, least in (("ensemble.size", 1), ("ensemble.monitor_samples", 1), ("seed", 0)):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -226,7 +231,8 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
     if config_path(folder).exists():
         before, now = identity(stored(folder)), identity(cfg)
         differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if differing:
+        trained = any((folder / "members").glob("*.ckpt"))  # before that, settings may still be corrected
+        if differing and trained:
             listed = "; ".join(
                 f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5]
             )
@@ -275,7 +281,9 @@ def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
     """
     if not config_path(folder).is_file():
         raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
-    cfg = stored(folder)
+    fresh = compose_config([])  # a folder written by an older version lacks newer keys
+    defaults = {key: fresh[key] for key in ("importer", "scores", "num_threads", "evaluation")}
+    cfg: Any = OmegaConf.merge(defaults, stored(folder))
     names = flatten(cfg)
     for override in parse(arguments):
         key = override.key_or_group

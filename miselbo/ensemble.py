@@ -178,7 +178,12 @@ class Ensemble(nn.Module):
 
 
 def latent_noise(
-    shapes: list[tuple[int, ...]], seed: int, index: Tensor, member: int, samples: Tensor, dtype: torch.dtype
+    shapes: Sequence[tuple[int, ...]],
+    seed: int,
+    index: Tensor,
+    member: int,
+    samples: Tensor,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     """Standard normal noise for latents of the given shapes: a list of [L, B, *shape], see :mod:`miselbo.noise`."""
     sizes = [math.prod(shape) for shape in shapes]

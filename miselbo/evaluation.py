@@ -1,197 +1,277 @@
-"""The one scoring pass over a data set, and the tables made of it.
+"""The one scoring pass over a data set, from a network or from imported arrays.
 
-Examples go through in batches, samples in passes. Each finished batch is a shard on disk holding per-example values of
-every (S', L') cell, so a killed evaluation goes on with the next batch. Tables are means over all shards' examples.
+Examples go through in batches, samples in passes. A finished batch is a shard on disk with per-example values of every
+(S', L') cell, so a killed evaluation goes on with the next batch and several processes can share the work. Tables are
+means over all shards' examples.
 """
 
+import copy
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.files import atomic
+from miselbo.files import atomic, write_text
 from miselbo.progress import Meter
+from miselbo.settings import DTYPES, Settings
 from miselbo.streaming import RunningBounds
 from miselbo.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
 
+Passes = Iterator[tuple[Tensor, Tensor]]
 SHARD_FORMAT = 2  # goes up when the arrays of a shard change, so that older shards are not mixed in
-PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How an ensemble is scored.
+class Source(Protocol):
+    """Where scores come from."""
 
-    Args:
-        split: "test" or "validation".
-        num_samples: L.
-        grid: the L' reported, increasing, the last one is L.
-        batch_size: examples per batch (and shard).
-        samples_per_pass: samples of one member that run at once for a batch.
-        num_examples: how many examples of the split, from its start; None for all.
-        seed: key of the noise.
-    """
+    num_members: int
+    num_data: int
 
-    split: str
-    num_samples: int
-    grid: tuple[int, ...]
-    batch_size: int
-    samples_per_pass: int
-    num_examples: int | None
-    seed: int
+    def batches(self) -> Iterator[tuple[Tensor, Any]]:
+        """Example numbers [b] of each batch, with what :meth:`passes` needs to score it."""
+
+    def passes(self, index: Tensor, batch: Any) -> Passes:
+        """log_p [b, S, l] and log_q [b, S, l, S] of the next l samples, until L."""
 
 
-def make_settings(cfg: Any, seed: int, num_dims: int) -> Settings:
-    """Check the ``evaluation`` group and fill in what it leaves open.
+class NetworkSource:
+    """Scores a split of a data module with an ensemble.
 
     Args:
-        cfg: the group.
-        seed: default of ``evaluation.seed``.
-        num_dims: pixels per image, to choose the pass size by.
-
-    Raises:
-        InputError: a value that cannot be.
-    """
-    limit = cfg.num_examples
-    sizes = (("num_samples", cfg.num_samples), ("batch_size", cfg.batch_size))
-    for name, value in (*sizes, ("num_examples", 1 if limit is None else limit)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"evaluation.{name} must be a whole number of at least 1, got {value!r}")
-    pictures, noise_seed = cfg.num_pictures, cfg.seed
-    for name, value in (("num_pictures", pictures), ("seed", 0 if noise_seed is None else noise_seed)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputError(f"evaluation.{name} must be a whole number of at least 0, got {value!r}")
-    if cfg.split not in ("test", "validation"):
-        raise InputError(f"evaluation.split must be 'test' or 'validation', got {cfg.split!r}")
-    per_pass = cfg.samples_per_pass
-    if per_pass is None:
-        per_pass = max(1, PIXELS_PER_PASS // (num_dims * cfg.batch_size))
-    elif not isinstance(per_pass, int) or per_pass < 1:
-        raise InputError(
-            f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}"
-        )
-    return Settings(
-        split=cfg.split,
-        num_samples=cfg.num_samples,
-        grid=make_grid(cfg.grid, cfg.num_samples),
-        batch_size=cfg.batch_size,
-        samples_per_pass=min(per_pass, cfg.num_samples),
-        num_examples=limit,
-        seed=seed if noise_seed is None else noise_seed,
-    )
-
-
-def make_grid(grid: Any, num_samples: int) -> tuple[int, ...]:
-    """The L' to report: the given ones and L itself; 1, 2, 5, 10, 20, 50, ... up to L when none are given.
-
-    Example:
-        >>> make_grid(None, 30)
-        (1, 2, 5, 10, 20, 30)
-        >>> make_grid([1, 10], 30)
-        (1, 10, 30)
-    """
-    if grid is None:
-        steps = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
-        return (*(step for step in steps if step < num_samples), num_samples)
-    given = list(grid) if isinstance(grid, Iterable) and not isinstance(grid, str) else []
-    if not given or any(type(value) is not int or not 1 <= value <= num_samples for value in given):
-        raise InputError(
-            f"evaluation.grid must list whole numbers from 1 to evaluation.num_samples={num_samples}, "
-            f"got {given or grid}"
-        )
-    return tuple(sorted({*given, num_samples}))
-
-
-def score_split(
-    ensemble: Ensemble,
-    data: Any,
-    settings: Settings,
-    folder: Path,
-    stamp: str,
-    device: str = "cpu",
-    show: bool = True,
-) -> dict[str, np.ndarray]:
-    """Score the split once; per-example values of every cell.
-
-    Args:
-        ensemble: in any mode and on any device; moved to ``device``.
-        data: data module with ``evaluation_batches(split, batch_size)``.
+        ensemble: in any mode; its target may offer a faster :meth:`inference_form` of it.
+        data: data module with ``split(name)`` and ``evaluation_batches(split, batch_size)``.
         settings: of the evaluation.
-        folder: where shards go (and come from, after a kill).
-        stamp: fingerprint of the ensemble and the data protocol; shards of another one are not used.
         device: where to score.
-        show: progress.
-
-    Returns:
-        Arrays of :meth:`miselbo.streaming.RunningBounds.result` with the examples of all batches on the first
-        axis, ``index`` [N], and ``seconds`` [number of batches]; for S > 1 also those of
-        :class:`miselbo.subsets.FirstSamples` and, up to 8 members, :class:`miselbo.subsets.RunningSubsets`.
 
     Raises:
         InputError: the split is empty.
     """
-    total = len(data.split(settings.split))
-    total = min(total, settings.num_examples or total)
-    if total == 0:
-        raise InputError(f"the {settings.split} split holds no example: nothing to evaluate")
-    key = hashlib.sha256(json.dumps([asdict(settings), stamp, SHARD_FORMAT], sort_keys=True).encode()).hexdigest()[:16]
-    shards = folder / key
-    for other in folder.glob("*") if folder.exists() else ():
-        if other.name != key:
-            shutil.rmtree(other)
-    meter = Meter("evaluate", total, show)
-    ensemble = ensemble.to(device)
-    parts = []
+
+    def __init__(self, ensemble: Ensemble, data: Any, settings: Settings, device: str):
+        total = len(data.split(settings.split))
+        self.num_data = min(total, settings.num_examples or total)
+        if self.num_data == 0:
+            raise InputError(f"the {settings.split} split holds no example: nothing to evaluate")
+        self.num_members = len(ensemble.members)
+        self.data, self.settings, self.device = data, settings, device
+        self.scorer = inference_form(ensemble.to(device), settings.dtype)
+        self.dtype = torch.float64 if settings.dtype == "float64" else torch.float32
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the split from its start, each example once."""
+        left = self.num_data
+        for batch in self.data.evaluation_batches(self.settings.split, self.settings.batch_size):
+            take = min(left, len(batch["index"]))
+            yield batch["index"][:take], batch["image"][:take]
+            left -= take
+            if not left:
+                return
+
+    def passes(self, index: Tensor, batch: Tensor) -> Passes:
+        """The network's scores."""
+        settings = self.settings
+        x = batch.to(self.device, self.dtype)
+        return self.scorer.passes(
+            x, settings.num_samples, settings.samples_per_pass, settings.seed, index.to(self.device)
+        )
+
+
+def inference_form(ensemble: Ensemble, dtype: str) -> Any:
+    """The ensemble in its target's faster form where there is one, in the given dtype.
+
+    Raises:
+        InputError: bfloat16 without such a form.
+    """
+    if dtype == "float64":
+        ensemble = copy.deepcopy(ensemble).double()
+    make = getattr(ensemble.target, "inference_form", None)
+    if make is not None:
+        return make(ensemble, DTYPES[dtype])
+    if dtype == "bfloat16":
+        raise InputError("evaluation.dtype=bfloat16 is there for NVAE alone: use float32 or float64")
+    return ensemble
+
+
+def shard_key(settings: Settings, stamp: str) -> str:
+    """Name of the folder of shards: a hash of the settings and of the ensemble's and the data's fingerprint."""
+    content = json.dumps([asdict(settings), stamp, SHARD_FORMAT], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def write_shards(
+    source: Source, settings: Settings, folder: Path, meter: Meter, rank: int = 0, processes: int = 1
+) -> None:
+    """Score the batches rank, rank + processes, ... that have no shard in ``folder`` yet."""
+    scores = ScoreFiles(folder.parent.parent / "scores", source, settings) if settings.save_scores else None
     done = 0
-    for batch in limited(data.evaluation_batches(settings.split, settings.batch_size), total):
-        path = shards / f"{done:08d}.npz"
-        done += len(batch["index"])
+    for number, (index, batch) in enumerate(source.batches()):
+        path = folder / f"{done:08d}.npz"
+        rows = slice(done, done + len(index))
+        done = rows.stop
+        if number % processes != rank:
+            continue
         if path.exists():
             meter.skip(done)
-        else:
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **score_batch(ensemble, batch, settings, device))
-            meter.update(done)
+            continue
+        values = score_batch(source, index, batch, settings, scores and scores.rows(rows, index))
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **values)
+        meter.update(done)
+
+
+def read_shards(folder: Path) -> dict[str, np.ndarray]:
+    """All shards of a folder, examples on the first axis."""
+    parts = []
+    for path in sorted(folder.glob("[0-9]*.npz")):
         with np.load(path) as shard:
             parts.append({name: shard[name] for name in shard.files})
-    meter.close()
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def limited(batches: Iterator[dict[str, torch.Tensor]], total: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches up to ``total`` examples."""
-    for batch in batches:
-        take = min(total, len(batch["index"]))
-        yield {name: values[:take] for name, values in batch.items()}
-        total -= take
-        if not total:
-            return
+def forget_other_shards(folder: Path, keys: Collection[str]) -> None:
+    """Remove the shards of earlier evaluations, those not named in ``keys``."""
+    for other in folder.iterdir():
+        if other.name not in keys:
+            shutil.rmtree(other)
 
 
-@torch.inference_mode()
-def score_batch(ensemble: Ensemble, batch: Any, settings: Settings, device: str) -> dict[str, np.ndarray]:
-    """All bounds of one batch of examples from one pass over its L samples."""
+def score_batch(
+    source: Source, index: Tensor, batch: Any, settings: Settings, keep: Any = None
+) -> dict[str, np.ndarray]:
+    """All bounds of one batch of examples from one pass over its L samples.
+
+    Args:
+        source: of the scores.
+        index: [b] example numbers.
+        batch: what the source needs to score them.
+        settings: of the evaluation.
+        keep: called with the position of the first sample, log_p and log_q of every pass.
+
+    Returns:
+        Arrays of :meth:`miselbo.streaming.RunningBounds.result`, ``index`` [b] and ``seconds`` [1]; for S > 1 also
+        those of :class:`miselbo.subsets.FirstSamples` and, up to 8 members, :class:`miselbo.subsets.RunningSubsets`.
+    """
     start = time.perf_counter()
-    x, index = batch["image"].to(device), batch["index"].to(device)
-    size = len(ensemble.members)
+    running = accumulators(source.num_members, settings)
+    seen = 0
+    with torch.inference_mode():
+        for log_p, log_q in source.passes(index, batch):
+            for sums in running:
+                sums.update(log_p, log_q)
+            if keep:
+                keep(seen, log_p, log_q)
+            seen += log_p.shape[-1]
+        values = {name: value.cpu().numpy() for sums in running for name, value in sums.result().items()}
+    return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}
+
+
+def accumulators(size: int, settings: Settings) -> list[Any]:
+    """What takes the samples of one batch by ``update(log_p, log_q)`` and gives per-example values by ``result()``."""
     running: list[Any] = [RunningBounds(size, settings.grid)]
     if 2 <= size <= MOST_MEMBERS:
         running.append(RunningSubsets(size, settings.num_samples))
     if size >= 2:
         running.append(FirstSamples(size, settings.num_samples))
-    for log_p, log_q in ensemble.passes(
-        x, settings.num_samples, settings.samples_per_pass, settings.seed, index
-    ):
-        for sums in running:
-            sums.update(log_p, log_q)
-    values = {name: value.cpu().numpy() for sums in running for name, value in sums.result().items()}
-    return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}
+    return running
+
+
+class ScoreFiles:
+    """Every score of an evaluation, memory-mapped: ``log_p.npy`` [N, S, L], ``log_q.npy`` [N, S, L, S], float64.
+
+    Args:
+        folder: ``results/scores``.
+        source: gives N and S.
+        settings: gives L.
+    """
+
+    def __init__(self, folder: Path, source: Source, settings: Settings):
+        shape = (source.num_data, source.num_members, settings.num_samples)
+        self.log_p = _memory_map(folder / "log_p.npy", shape)
+        self.log_q = _memory_map(folder / "log_q.npy", (*shape, source.num_members))
+        self.index = _memory_map(folder / "index.npy", shape[:1], "int64")
+
+    def rows(self, rows: slice, index: Tensor) -> Any:
+        """Writer of the scores of some examples."""
+
+        def keep(seen: int, log_p: Tensor, log_q: Tensor) -> None:
+            samples = slice(seen, seen + log_p.shape[-1])
+            self.log_p[rows, :, samples] = log_p.cpu().numpy()
+            self.log_q[rows, :, samples] = log_q.cpu().numpy()
+            self.index[rows] = index.cpu().numpy()
+
+        return keep
+
+
+def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> Any:
+    if path.exists():
+        existing = np.load(path, mmap_mode="r+")
+        if existing.shape == shape:
+            return existing
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def scores_bytes(source: Source, settings: Settings) -> int:
+    """Size of :class:`ScoreFiles` on disk."""
+    per_example = source.num_members * settings.num_samples * (1 + source.num_members) * 8
+    return source.num_data * per_example
+
+
+def score_all(
+    source: Source,
+    settings: Settings,
+    folder: Path,
+    stamp: str,
+    show: bool = True,
+    share: Any = None,
+) -> dict[str, np.ndarray]:
+    """Score every example once; per-example values of every cell.
+
+    Args:
+        source: of the scores.
+        settings: of the evaluation.
+        folder: ``results/shards``; shards of this very evaluation in it are not redone.
+        stamp: fingerprint of the ensemble and the data; with the settings it names the shards.
+        show: progress.
+        share: called with the shards' folder before, to let other processes write some of them.
+
+    Returns:
+        Arrays of :func:`score_batch` with the examples of all batches on the first axis.
+    """
+    shards = folder / shard_key(settings, stamp)
+    shards.mkdir(parents=True, exist_ok=True)
+    if settings.save_scores:
+        print(
+            f"keeping every score: {scores_bytes(source, settings) / 2**20:.1f} MiB in {folder.parent / 'scores'}"
+        )
+        claim_scores(folder.parent / "scores", shards)
+        ScoreFiles(
+            folder.parent / "scores", source, settings
+        )  # the files exist before several processes open them
+    if share is not None:
+        share(shards)
+    meter = Meter("evaluate", source.num_data, show)
+    write_shards(source, settings, shards, meter)
+    meter.close()
+    return read_shards(shards)
+
+
+def claim_scores(folder: Path, shards: Path) -> None:
+    """Start ``scores`` anew when they are of another evaluation; shards without their scores are redone."""
+    key = folder / "key"
+    if not key.exists() or key.read_text() != shards.name:
+        shutil.rmtree(folder, ignore_errors=True)
+        for shard in shards.iterdir():
+            shard.unlink()
+        write_text(key, shards.name)

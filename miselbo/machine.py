@@ -12,8 +12,8 @@ _LARGEST = 32 * 2**20
 def prepare(num_threads: int | None) -> None:
     """Set torch's threads and let the C library keep freed memory.
 
-    By default glibc gives blocks of some megabytes back to the kernel when a tensor dies and asks for them again for
-    the next one; the page faults cost a third of a training step at 32 x 32 pixels. Does nothing where there is no glibc.
+    By default glibc gives blocks of some megabytes back to the kernel when a tensor dies and asks for them again
+    for the next one; the page faults cost a third of a training step at 32 x 32 pixels. Does nothing without glibc.
 
     Args:
         num_threads: of one process; None leaves torch's choice.

@@ -1,13 +1,13 @@
-r"""Random numbers as a pure function of (seed, example, member, sample): results do not depend on how work was cut.
+r"""Random numbers as a pure function of (seed, example, member, sample), however the work is cut.
 
-Two published counter-based generators, without state, so any batch size, pass size, order, subset of the data or number
-of processes gives the same numbers, and more samples extend fewer ones:
+Two published counter-based generators, without state, so any batch size, pass size, order, subset of the data
+or number of processes gives the same numbers, and more samples extend fewer ones:
 
-* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns the four
-  numbers into 128 random bits. :func:`uniform` and :func:`derive` use these directly;
-* SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose k-th word is
-  a hash of start + k gamma: :func:`normal` takes start and gamma of each (example, member, sample) from Philox, and
-  all its words from SplitMix64, at a quarter of Philox's cost.
+* Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns
+  the four numbers into 128 random bits. :func:`uniform` and :func:`derive` use these directly;
+* SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose
+  k-th word is a hash of start + k gamma: :func:`normal` takes start and gamma of each (example, member,
+  sample) from Philox, and all its words from SplitMix64, at a quarter of Philox's cost.
 
 Integer arithmetic is the same on every device; the work is on the device of ``index``.
 """
@@ -20,7 +20,11 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, None))  # shift, then multiply
+_MIX = (
+    (30, 0xBF58476D1CE4E5B9 - 2**64),
+    (27, 0x94D049BB133111EB - 2**64),
+    (31, None),
+)  # shift, then multiply
 _ALTERNATE = 0xAAAAAAAAAAAAAAAA - 2**64
 _CHUNK = 2**16  # words
 
@@ -87,7 +91,7 @@ def uniform(seed: int, index: Tensor, size: int, *, member: int = 0, sample: Ten
 
 
 def normal(seed: int, index: Tensor, size: int, *, member: int = 0, sample: Tensor | int = 0) -> Tensor:
-    """Standard normal numbers, float32, by Box and Muller's transform; arguments and shapes as in :func:`uniform`.
+    """Standard normal numbers, float32, by Box and Muller's transform; arguments as for :func:`uniform`.
 
     Example:
         >>> z = normal(1, torch.arange(200), 50, sample=torch.arange(4))
@@ -109,15 +113,17 @@ def splitmix(start: Tensor, gamma: Tensor, counter: Tensor) -> Tensor:
     """SplitMix64's word number ``counter`` (from 1 on): 64 bits, as int64; the arguments broadcast.
 
     Example (first word of the seed 0 with the usual gamma):
-        >>> zero, gamma, one = torch.tensor([0]), torch.tensor([0x9E3779B97F4A7C15 - 2**64]), torch.tensor([1])
-        >>> f"{int(splitmix(zero, gamma, one)) % 2**64:x}"
+        >>> gamma, one = torch.tensor([0x9E3779B97F4A7C15 - 2**64]), torch.tensor([1])
+        >>> f"{int(splitmix(0 * one, gamma, one)) % 2**64:x}"
         'e220a8397b1dcdaf'
     """
     z = counter * gamma + start
     shifted = torch.empty_like(z)
     for shift, factor in _MIX:
         torch.bitwise_right_shift(z, shift, out=shifted)
-        z.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1))  # the shift brings in copies of the sign
+        z.bitwise_xor_(
+            shifted.bitwise_and_((1 << (64 - shift)) - 1)
+        )  # the shift brings in copies of the sign
         if factor is not None:
             z.mul_(factor)
     return z
@@ -161,7 +167,9 @@ def derive(seed: int, *path: int) -> int:
         True
     """
     for step in path:
-        counter = [torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)]
+        counter = [
+            torch.tensor([value & _MASK], dtype=torch.int64) for value in (step, step >> 32, 0, 0x6D697365)
+        ]
         w0, w1, _, _ = philox(counter, seed)
         seed = (int(w0) << 31) | (int(w1) >> 1)
     return seed

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from miselbo.ensemble import Ensemble, evaluating, latent_noise
-from miselbo.evaluation import Settings
 from miselbo.files import atomic
+from miselbo.settings import Settings
 
 
 @torch.inference_mode()

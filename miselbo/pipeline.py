@@ -1,35 +1,41 @@
 """fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
-import math
-import platform
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import miselbo
-from miselbo import checkpoints, config, machine, subset_tables, tables
+from miselbo import bounds, checkpoints, config, machine
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
-from miselbo.evaluation import Settings, make_settings, score_split
-from miselbo.files import write_json
+from miselbo.evaluation import (
+    NetworkSource,
+    forget_other_shards,
+    inference_form,
+    score_all,
+    shard_key,
+)
 from miselbo.loggers import Loggers
 from miselbo.pictures import save_pictures
+from miselbo.results import headline_text, write_results
+from miselbo.settings import Settings, doublings, make_settings
+from miselbo.workers import number_of_processes, score_in_processes
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Carry out ``cfg.task``: everything, or from an existing run folder an evaluation or a report.
+    """Carry out ``cfg.task``: everything; or from an existing run folder an evaluation or a report; or a forecast.
 
     Args:
         cfg: resolved configuration, see ``conf/config.yaml`` and :func:`miselbo.config.compose_config`.
 
     Returns:
-        The content of ``results/summary.json``.
+        The content of ``results/summary.json``; for ``task=cost`` the forecast.
 
     Raises:
         InputError: bad configuration, data, run folder or checkpoint; before any long work starts.
@@ -39,28 +45,28 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
         return report(folder)
+    if cfg.importer is not None:
+        return evaluate_import(cfg, folder)
     data = build(cfg.dataset)
     data.prepare_data()
     data.setup()
     check_splits(data)
-    target, members = build_ensemble(
-        cfg, data.image, cfg.ensemble.size
-    )  # so that a model that cannot be fails now
+    # built before anything is written, so that a model that cannot be fails now
+    target, members = build_ensemble(cfg, data.image, cfg.ensemble.size)
     settings = make_settings(cfg.evaluation, cfg.seed, data.image.num_dims)
+    if cfg.task == "cost":
+        return cost(cfg, data, target, members, settings)
     if cfg.task == "evaluate":
         ensemble = checkpoints.load_ensemble(folder, target, members)
         evaluate(cfg, data, ensemble, settings, folder)
         return report(folder)
     config.check_folder(cfg, folder)
-    checkpoints.load_finished(
-        folder, target, members
-    )  # so that a foreign file fails now, nothing written yet
+    checkpoints.load_finished(folder, target, members)  # a foreign file fails now, with nothing written
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
         fit = build(cfg.model.fit)
-        ensemble = fit(
-            cfg, data, folder, loggers.of_member, objective=OmegaConf.to_container(cfg.model.objective)
-        )
+        objective = OmegaConf.to_container(cfg.model.objective)
+        ensemble = fit(cfg, data, folder, loggers.of_member, objective=objective)
         summary = evaluate(cfg, data, ensemble, settings, folder)
         report(folder)
         loggers.finish(summary, folder)
@@ -78,70 +84,113 @@ def evaluate(
     cfg: DictConfig, data: Any, ensemble: Ensemble, settings: Settings, folder: Path
 ) -> dict[str, Any]:
     """Score the split and write ``results/``."""
-    results = folder / "results"
-    protocol = data.protocol(settings.split)
+    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    device = "cuda" if gpu else "cpu"
+    processes = number_of_processes(cfg.evaluation.workers, device)
     stamp = fingerprint(ensemble)
-    device = (
-        "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda") else "cpu"
-    )
-    show = cfg.trainer.enable_progress_bar
-    values = score_split(ensemble, data, settings, results / "shards", f"{stamp} {protocol}", device, show)
-    seconds = float(values.pop("seconds").sum())
-    bounds = tables.bounds_table(values, settings.grid, seconds)
-    examples = tables.example_table(values)
-    headline = {key: number(value) for key, value in bounds.tail(1).to_dict("records")[0].items()}
-    summary = {
-        "headline": headline,
-        "protocol": {
-            **protocol,
-            "num_data": len(examples),
-            "S": cfg.ensemble.size,
-            "L": settings.num_samples,
-            "grid": list(settings.grid),
-            "seed": cfg.seed,
-            "evaluation_seed": settings.seed,
-            "model": cfg.model.name,
-            "dtype": str(next(ensemble.parameters()).dtype).removeprefix("torch."),
-            "device": device,
-            "fingerprint": stamp,
-            "target_fingerprint": fingerprint(ensemble.target),
-            "versions": versions(),
-        },
-        "trust": tables.trust(examples, headline),
-        "cost": cost(
-            folder, cfg.ensemble.size, len(examples) * cfg.ensemble.size * settings.num_samples, seconds
-        ),
-        "num_dims": data.image.num_dims,
-        **subset_tables.write(values, settings.num_samples, results),
+    data_stamp = f"{stamp} {data.protocol(settings.split)}"
+    shards, keys = folder / "results" / "shards", list[str]()
+    protocol = {
+        **data.protocol(settings.split),
+        "seed": cfg.seed,
+        "model": cfg.model.name,
+        "device": device,
+        "fingerprint": stamp,
+        "target_fingerprint": fingerprint(ensemble.target),
     }
-    tables.write_csv(bounds, results / "bounds.csv")
-    tables.write_csv(tables.member_table(values, settings.grid), results / "per_member.csv")
-    tables.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
-    tables.write_parquet(examples, results / "per_example.parquet")
-    save_pictures(ensemble, data, settings, cfg.evaluation.num_pictures, results / "images.npz")
-    write_json(results / "summary.json", summary)
+
+    def score(settings: Settings) -> dict[str, np.ndarray]:
+        source = NetworkSource(ensemble, data, settings, device)
+        share = None
+        if processes > 1:
+            share = partial(score_in_processes, cfg, settings, device, processes, source.num_data)
+        keys.append(shard_key(settings, data_stamp))
+        return score_all(source, settings, shards, data_stamp, cfg.trainer.enable_progress_bar, share)
+
+    settings, values = until_precise(cfg.evaluation.stop_at_se, settings, score)
+    forget_other_shards(shards, keys)
+    if settings.dtype == "bfloat16":
+        protocol["change_by_dtype"] = change_by_dtype(ensemble, data, settings, device)
+    stages = training_stages(folder, cfg.ensemble.size)
+    summary = write_results(values, settings, folder, protocol, stages, data.image.num_dims)
+    save_pictures(ensemble, data, settings, cfg.evaluation.num_pictures, folder / "results" / "images.npz")
     return summary
 
 
-def cost(folder: Path, size: int, passes: int, seconds: float) -> list[dict[str, Any]]:
-    """Seconds and decoder passes (examples x samples) of every stage."""
+def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Tables and report for scores made elsewhere."""
+    from miselbo.importers.arrays import ArraySource
+
+    source = ArraySource(cfg.scores, cfg.evaluation.batch_size)
+    cfg.evaluation.num_samples = source.num_samples  # all of them; evaluation.grid picks what is reported
+    settings = make_settings(cfg.evaluation, cfg.seed, 1)
+    config.check_folder(cfg, folder)
+    config.claim_folder(cfg, folder)
+    shards = folder / "results" / "shards"
+    values = score_all(source, settings, shards, source.fingerprint, cfg.trainer.enable_progress_bar)
+    forget_other_shards(shards, [shard_key(settings, source.fingerprint)])
+    protocol = {**source.protocol(), "seed": cfg.seed, "fingerprint": source.fingerprint}
+    write_results(values, settings, folder, protocol, [], None)
+    return report(folder)
+
+
+def until_precise(
+    goal: float | None, settings: Settings, score: Callable[[Settings], dict[str, np.ndarray]]
+) -> tuple[Settings, dict[str, np.ndarray]]:
+    """Score at L, or with a goal at L = 16, 32, ... until the headline's Monte Carlo error is at most the goal.
+
+    Each doubling scores from the first sample again, so the total is at most twice the last one.
+    """
+    if goal is None:
+        return settings, score(settings)
+    for step in doublings(settings):
+        values = score(step)
+        error = float(np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / len(values["index"]))
+        print(f"L = {step.num_samples}: Monte Carlo standard error of MISELBO {error:.5f} nats (goal {goal})")
+        if error <= goal:
+            break
+    return step, values
+
+
+def change_by_dtype(ensemble: Ensemble, data: Any, settings: Settings, device: str) -> dict[str, float]:
+    """Change of MISELBO by ``settings.dtype`` against float32 on the first examples, same noise, nats."""
+    batch = next(iter(data.evaluation_batches(settings.split, min(8, settings.batch_size))))
+    x, index = batch["image"].to(device), batch["index"].to(device)
+    samples = min(settings.num_samples, 20)
+    low, full = (
+        bounds.miselbo(*inference_form(ensemble, dtype).score(x, samples, settings.seed, index))
+        for dtype in (settings.dtype, "float32")
+    )
+    change = low - full
+    return {
+        "mean": float(change.mean()),
+        "largest": float(change.abs().max()),
+        "examples": len(x),
+        "L": samples,
+    }
+
+
+def cost(cfg: DictConfig, data: Any, target: Any, members: list[Any], settings: Settings) -> dict[str, Any]:
+    """Forecast passes, bytes and minutes; runs nothing else."""
+    from miselbo import costs
+
+    forecast = costs.predict(cfg, data, target, members, settings)
+    print(costs.cost_text(forecast))
+    return forecast
+
+
+def training_stages(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Seconds and decoder passes of each member's training."""
     rows = []
     for s in range(1, size + 1):
         content = checkpoints.read(checkpoints.member_path(folder, s), "member")
-        rows.append(
-            {
-                "stage": f"train q{s}" if s > 1 else "train p and q1",
-                "seconds": content["seconds"],
-                "decoder_passes": content["decoder_passes"],
-            }
-        )
-    return [*rows, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}]
+        name = "train p and q1" if s == 1 else f"train q{s}"
+        rows.append({"stage": name, **{key: content[key] for key in ("seconds", "decoder_passes")}})
+    return rows
 
 
 def report(folder: Path) -> dict[str, Any]:
     """Rebuild figures and report from the files of the run folder; print the headline."""
-    import json
-
     from miselbo import report as reporting  # matplotlib is slow to import
 
     page = reporting.write(folder)
@@ -149,39 +198,3 @@ def report(folder: Path) -> dict[str, Any]:
     print(headline_text(summary))
     print(f"\nreport: {page}")
     return summary
-
-
-def headline_text(summary: dict[str, Any]) -> str:
-    """The headline as lines of text, the protocol above the numbers."""
-    row, protocol = summary["headline"], summary["protocol"]
-    lines = [
-        "",
-        f"{protocol['model']} on {protocol['dataset']}, {protocol['split']} split, {protocol['num_data']} examples, "
-        f"S = {protocol['S']}, L = {protocol['L']}, seed {protocol['seed']}",
-        f"{protocol['binarisation']}",
-        "",
-        f"{'nats':<16}{'value':>10}{'s.e. data':>12}{'s.e. MC':>10}",
-    ]
-    for name in tables.BOUNDS:
-        errors = [row.get(f"{name}_se"), row.get(f"{name}_se_mc")]
-        shown = ["-" if error is None or math.isnan(error) else f"{error:.4f}" for error in errors]
-        lines.append(f"{name:<16}{row[name]:>10.4f}{shown[0]:>12}{shown[1]:>10}")
-    return "\n".join([*lines, "", *summary["trust"]["sentences"]])
-
-
-def number(value: float | int) -> float | int | None:
-    """A plain Python number; JSON has no NaN: None."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if math.isnan(value) else value
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {
-        "miselbo": miselbo.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pytorch-lightning": pl.__version__,
-        "numpy": np.__version__,
-        "pandas": pd.__version__,
-    }

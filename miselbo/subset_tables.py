@@ -42,7 +42,7 @@ def write(values: dict[str, np.ndarray], num_samples: int, results: Path) -> dic
     """Write ``subsets.csv`` and ``marginal.csv``; nothing, and no file of an earlier evaluation, for S = 1.
 
     Args:
-        values: per-example values of :func:`miselbo.evaluation.score_split`.
+        values: per-example values of :func:`miselbo.evaluation.score_all`.
         num_samples: L.
         results: the folder.
 

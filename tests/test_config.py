@@ -155,8 +155,16 @@ def test_a_folder_of_another_configuration_is_left_alone(tmp_path, override, lis
     assert runs.snapshot(tmp_path) == before
 
 
+def test_an_untrained_folder_takes_corrected_settings(tmp_path):
+    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    config.claim_folder(runs.configure(tmp_path, "model.objective.learning_rate=0.5"), tmp_path)
+    assert config.stored(tmp_path).model.objective.learning_rate == 0.5
+
+
 def test_another_model_lists_what_differs(tmp_path):
     config.claim_folder(runs.configure(tmp_path), tmp_path)
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "q1.ckpt").touch()
     with pytest.raises(
         InputError, match="model.approximation._target_ was 'miselbo.models.vae.Encoder', now"
     ):

@@ -11,7 +11,8 @@ from miselbo.config import compose_config
 from miselbo.data import ImageData, Images
 from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
-from miselbo.evaluation import Settings, make_grid, make_settings, score_split
+from miselbo.evaluation import NetworkSource, forget_other_shards, score_all, shard_key
+from miselbo.settings import Settings, doublings, make_grid, make_settings
 
 
 def ramp() -> Images:
@@ -30,6 +31,13 @@ def ensemble():
     return small.vae_ensemble(3, torch.float32)
 
 
+def score_split(ensemble, data, settings, folder, stamp):
+    """The scoring pass of a network in this process."""
+    values = score_all(NetworkSource(ensemble, data, settings, "cpu"), settings, folder, stamp, show=False)
+    forget_other_shards(folder, [shard_key(settings, stamp)])
+    return values
+
+
 def settings(**changes) -> Settings:
     standard = {"split": "test", "num_samples": 6, "grid": (1, 2, 6), "batch_size": 4, "samples_per_pass": 6}
     return Settings(**{**standard, "num_examples": None, "seed": 3, **changes})
@@ -40,7 +48,7 @@ def group(**changes):
 
 
 def test_equals_the_bounds_of_one_whole_score(tmp_path, ensemble, data):
-    values = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp")
     batch = next(data.evaluation_batches("test", 11))
     log_p, log_q = ensemble.score(batch["image"], 6, seed=3)
     assert values["index"].tolist() == list(range(11))
@@ -55,7 +63,7 @@ def test_equals_the_bounds_of_one_whole_score(tmp_path, ensemble, data):
 
 
 def test_subsets_and_first_samples_come_from_the_same_pass(tmp_path, ensemble, data):
-    values = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp")
     batch = next(data.evaluation_batches("test", 11))
     log_p, log_q = ensemble.score(batch["image"], 6, seed=3)
     np.testing.assert_allclose(values["kept_log_p"], log_p, rtol=0, atol=1e-4)
@@ -68,14 +76,14 @@ def test_subsets_and_first_samples_come_from_the_same_pass(tmp_path, ensemble, d
 @pytest.mark.parametrize(("size", "names"), [(1, set()), (9, {"kept_log_p", "kept_log_q"})])
 def test_one_member_has_no_subsets_and_nine_have_too_many(tmp_path, data, size, names):
     several = small.vae_ensemble(size, torch.float32)
-    values = score_split(several, data, settings(num_examples=2), tmp_path, "stamp", show=False)
+    values = score_split(several, data, settings(num_examples=2), tmp_path, "stamp")
     assert {name for name in values if name.startswith(("kept", "subset"))} == names
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 100}, {"samples_per_pass": 4}])
 def test_no_cut_changes_the_values(tmp_path, ensemble, data, changes):
-    one = score_split(ensemble, data, settings(), tmp_path / "one", "stamp", show=False)
-    other = score_split(ensemble, data, settings(**changes), tmp_path / "other", "stamp", show=False)
+    one = score_split(ensemble, data, settings(), tmp_path / "one", "stamp")
+    other = score_split(ensemble, data, settings(**changes), tmp_path / "other", "stamp")
     assert one["index"].tolist() == other["index"].tolist()
     for name in ("miselbo", "joint_bound", "average_iwelbo", "jsd", "slack"):
         np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-4)
@@ -83,13 +91,13 @@ def test_no_cut_changes_the_values(tmp_path, ensemble, data, changes):
 
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (4, 4), (9, 9), (50, 11), (None, 11)])
 def test_the_first_examples(tmp_path, ensemble, data, limit, count):
-    values = score_split(ensemble, data, settings(num_examples=limit), tmp_path, "stamp", show=False)
+    values = score_split(ensemble, data, settings(num_examples=limit), tmp_path, "stamp")
     assert values["index"].tolist() == list(range(count))
     assert values["miselbo"].shape == (count, 3, 3)
 
 
 def test_the_validation_split(tmp_path, ensemble, data):
-    values = score_split(ensemble, data, settings(split="validation"), tmp_path, "stamp", show=False)
+    values = score_split(ensemble, data, settings(split="validation"), tmp_path, "stamp")
     assert values["index"].tolist() == list(range(6))
 
 
@@ -99,17 +107,17 @@ def count_batches(monkeypatch) -> list[int]:
     monkeypatch.setattr(
         evaluation,
         "score_batch",
-        lambda e, batch, *rest: scored.append(len(batch["index"])) or real(e, batch, *rest),
+        lambda source, index, *rest: scored.append(len(index)) or real(source, index, *rest),
     )
     return scored
 
 
 def test_finished_shards_are_not_scored_again(tmp_path, ensemble, data, monkeypatch):
     scored = count_batches(monkeypatch)
-    whole = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    whole = score_split(ensemble, data, settings(), tmp_path, "stamp")
     assert scored == [4, 4, 3]
     sorted(tmp_path.glob("*/*.npz"))[-1].unlink()
-    again = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    again = score_split(ensemble, data, settings(), tmp_path, "stamp")
     assert scored == [4, 4, 3, 3]
     for name in whole.keys() - {"seconds"}:
         np.testing.assert_array_equal(whole[name], again[name])
@@ -127,10 +135,10 @@ def test_finished_shards_are_not_scored_again(tmp_path, ensemble, data, monkeypa
 def test_shards_of_other_settings_are_not_used_nor_kept(
     tmp_path, ensemble, data, monkeypatch, changes, stamp
 ):
-    score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    score_split(ensemble, data, settings(), tmp_path, "stamp")
     (old,) = tmp_path.iterdir()
     scored = count_batches(monkeypatch)
-    score_split(ensemble, data, settings(**changes), tmp_path, stamp, show=False)
+    score_split(ensemble, data, settings(**changes), tmp_path, stamp)
     assert sum(scored) == 11
     assert not old.exists() and len(list(tmp_path.iterdir())) == 1
 
@@ -138,9 +146,9 @@ def test_shards_of_other_settings_are_not_used_nor_kept(
 def test_scoring_changes_nothing_in_the_ensemble(tmp_path, data):
     ensemble = small.nvae_ensemble(2, torch.float32).train()
     before = fingerprint(ensemble)
-    values = score_split(ensemble, data, settings(), tmp_path, "stamp", show=False)
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp")
     assert fingerprint(ensemble) == before and ensemble.training
-    alone = score_split(ensemble.eval(), data, settings(batch_size=1), tmp_path, "stamp", show=False)
+    alone = score_split(ensemble.eval(), data, settings(batch_size=1), tmp_path, "stamp")
     np.testing.assert_allclose(values["miselbo"], alone["miselbo"], rtol=0, atol=1e-4)
 
 
@@ -173,3 +181,78 @@ def test_grids():
 def test_grids_that_cannot_be(grid):
     with pytest.raises(InputError, match="evaluation.grid must list whole numbers from 1 to .*=30, got"):
         make_grid(grid, 30)
+
+
+def test_inference_form_is_used_and_changes_nothing(tmp_path, data):
+    ensemble = small.nvae_ensemble(2, torch.float32)
+    source = NetworkSource(ensemble, data, settings(), "cpu")
+    assert source.scorer is not ensemble
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp")
+    batch = next(data.evaluation_batches("test", 11))
+    log_p, log_q = ensemble.score(batch["image"], 6, seed=3)
+    np.testing.assert_allclose(values["miselbo"][:, -1, -1], bounds.miselbo(log_p, log_q), rtol=0, atol=1e-4)
+
+
+def test_dtypes(tmp_path, data):
+    ensemble = small.nvae_ensemble(2, torch.float32)
+    one = score_split(ensemble, data, settings(), tmp_path / "one", "stamp")
+    double = score_split(ensemble, data, settings(dtype="float64"), tmp_path / "two", "stamp")
+    np.testing.assert_allclose(one["miselbo"], double["miselbo"], rtol=0, atol=1e-4)
+    assert next(ensemble.parameters()).dtype == torch.float32
+    with pytest.raises(InputError, match="NVAE alone"):
+        NetworkSource(small.vae_ensemble(2, torch.float32), data, settings(dtype="bfloat16"), "cpu")
+
+
+def test_kept_scores_hold_everything(tmp_path, ensemble, data):
+    folder = tmp_path / "results" / "shards"
+    values = score_split(ensemble, data, settings(save_scores=True), folder, "stamp")
+    log_p, log_q, index = (
+        np.load(tmp_path / "results" / "scores" / f"{n}.npy") for n in ("log_p", "log_q", "index")
+    )
+    assert index.tolist() == list(range(11))
+    np.testing.assert_allclose(
+        bounds.miselbo(torch.tensor(log_p), torch.tensor(log_q)), values["miselbo"][:, -1, -1], rtol=1e-12
+    )
+    (tmp_path / "results" / "scores" / "key").unlink()  # scores of an unknown evaluation: everything again
+    again = score_split(ensemble, data, settings(save_scores=True), folder, "stamp")
+    np.testing.assert_array_equal(np.load(tmp_path / "results" / "scores" / "log_p.npy"), log_p)
+    np.testing.assert_array_equal(again["miselbo"], values["miselbo"])
+
+
+def test_processes_share_the_batches(tmp_path, ensemble, data):
+    from miselbo.evaluation import read_shards, write_shards
+    from miselbo.progress import Meter
+
+    source = NetworkSource(ensemble, data, settings(), "cpu")
+    for rank in (1, 0):
+        write_shards(source, settings(), tmp_path / "all", Meter("", 11, enabled=False), rank, 2)
+    shared = read_shards(tmp_path / "all")
+    alone = score_split(ensemble, data, settings(), tmp_path / "one", "stamp")
+    for name in alone.keys() - {"seconds"}:
+        np.testing.assert_array_equal(shared[name], alone[name])
+
+
+def test_doublings_end_at_all_samples():
+    steps = list(doublings(settings(num_samples=40, grid=(1, 20, 40))))
+    assert [(step.num_samples, step.grid) for step in steps] == [
+        (16, (1, 16)),
+        (32, (1, 20, 32)),
+        (40, (1, 20, 40)),
+    ]
+    assert [step.num_samples for step in doublings(settings())] == [6]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dtype", "float16"),
+        ("save_scores", 3),
+        ("stop_at_se", 0),
+        ("stop_at_se", -1.0),
+        ("workers", 0),
+        ("workers", "x"),
+    ],
+)
+def test_settings_that_cannot_be(key, value):
+    with pytest.raises(InputError, match=f"evaluation.{key} must be"):
+        make_settings(group(**{key: value}), 0, 64)

@@ -29,14 +29,24 @@ def test_splitmix_known_answers():
     """First words of the seeds 0 and 1234567 with the usual gamma."""
     start, gamma = torch.tensor([[0], [1234567]]), torch.tensor(0x9E3779B97F4A7C15 - 2**64)
     got = noise.splitmix(start, gamma, torch.arange(1, 4)).tolist()
-    assert [f"{word % 2**64:016x}" for word in got[0]] == ["e220a8397b1dcdaf", "6e789e6aa1b965f4", "06c45d188009454f"]
-    assert [word % 2**64 for word in got[1]] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert [f"{word % 2**64:016x}" for word in got[0]] == [
+        "e220a8397b1dcdaf",
+        "6e789e6aa1b965f4",
+        "06c45d188009454f",
+    ]
+    assert [word % 2**64 for word in got[1]] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
 
 
 def test_splitmix_agrees_with_whole_numbers():
     generator = torch.Generator().manual_seed(0)
     start, gamma, counter = torch.randint(-(2**63), 2**63 - 1, (3, 200), generator=generator)
-    for got, s, g, k in zip(*(t.tolist() for t in (noise.splitmix(start, gamma, counter), start, gamma, counter)), strict=True):
+    for got, s, g, k in zip(
+        *(t.tolist() for t in (noise.splitmix(start, gamma, counter), start, gamma, counter)), strict=True
+    ):
         z = (s + k * g) % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64

@@ -1,7 +1,8 @@
 r"""A small convolutional VAE: one latent vector, p(z) = N(0, I), Bernoulli pixels; the smallest hierarchical model.
 
 The file is also the example of how to add a model: a decoder (theta) with ``generate``, an encoder (phi) with
-``encode`` and ``posterior``, and one yaml (``conf/model/vae.yaml``) naming the two. Training, scores and report need nothing more.
+``encode`` and ``posterior``, and one yaml (``conf/model/vae.yaml``) naming the two. Training, scores and report need
+nothing more.
 """
 
 import torch

@@ -14,8 +14,8 @@ def write(run_dir: str | Path) -> Path:
     Args:
         run_dir: a run folder with ``results/summary.json``, ``bounds.csv``, ``per_member.csv`` and
             ``per_example.parquet``. ``results/pairwise_jsd.csv``, ``subsets.csv``, ``marginal.csv``,
-            ``images.npz`` and ``metrics.csv`` are optional: without one of them its section is left out, with a line that
-            says so.
+            ``images.npz`` and ``metrics.csv`` are optional: without one of them its section is left out, with
+            a line that says so.
 
     Returns:
         The path of ``report.html``.

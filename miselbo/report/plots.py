@@ -151,7 +151,12 @@ def _leave_out_far_limit(axis: Axes, examples: pd.DataFrame, most: float) -> Non
     axis.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     axis.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
     axis.text(
-        0.97, 0.03, f"log S = {most:.2f} is far to the right", transform=axis.transAxes, ha="right", fontsize=9
+        0.97,
+        0.03,
+        f"log S = {most:.2f} is far to the right",
+        transform=axis.transAxes,
+        ha="right",
+        fontsize=9,
     )
     axis.lines[-1].set_label("_left out")  # the limit's line is not in the picture, nor in the legend
 

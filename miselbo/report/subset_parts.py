@@ -21,8 +21,14 @@ from miselbo.report.style import (
 )
 from miselbo.report.tables import NAMES, Table, decimals, fixed, interval, plus_minus
 
-_BEST = {"color": VERMILLION, "marker": "s", "linestyle": "--", "markersize": 8, "markerfacecolor": "none"}
-_GREEDY = {"color": BLUE, "marker": "o", "linestyle": "-", "markersize": 5}
+_BEST: dict[str, Any] = {
+    "color": VERMILLION,
+    "marker": "s",
+    "linestyle": "--",
+    "markersize": 8,
+    "markerfacecolor": "none",
+}
+_GREEDY: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": "-", "markersize": 5}
 _PATHS = {"order": "In the order of training", "greedy": "Greedy order"}
 
 

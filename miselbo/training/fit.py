@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,14 +48,14 @@ def fit_members(
             continue
         seed = derive(cfg.seed, s)
         module = MemberTraining(target, members[:s], Objective(**objective), seed)
-        seconds = _train(cfg, data, folder, loggers, module)
+        _train(cfg, data, folder, loggers, module)
         info = {
             "seed": seed,
-            "seconds": seconds,
+            "seconds": module.seconds,
             "steps": module.global_step,
             "skipped_steps": module.skipped,
+            "decoder_passes": module.examples_seen,
         }
-        info["decoder_passes"] = module.examples_seen
         if s == 1:
             path = checkpoints.target_path(folder)
             checkpoints.save(
@@ -73,7 +72,7 @@ def fit_members(
 
 def _train(
     cfg: DictConfig, data: Any, folder: Path, loggers: Callable[[int], list[Logger]], module: MemberTraining
-) -> float:
+) -> None:
     resume = checkpoints.resume_path(folder, module.member)
     resume.parent.mkdir(parents=True, exist_ok=True)
     data.stream_seed = module.seed
@@ -86,7 +85,6 @@ def _train(
     if module.member > 1:
         epochs = max(1, round(cfg.model.member_epoch_share * epochs))
     validations = cfg.trainer.check_val_every_n_epoch or max(epochs // 10, 1)
-    start = time.perf_counter()
     with quiet():
         trainer: pl.Trainer = build(
             cfg.trainer,
@@ -106,7 +104,6 @@ def _train(
             if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt from None
             raise
-    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

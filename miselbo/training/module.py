@@ -1,5 +1,6 @@
 """The Lightning module: one decoder, a list of encoders, one of which is being trained."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class MemberTraining(pl.LightningModule):
         self.alpha = objective_scale(target)
         self.skipped = 0
         self.examples_seen = 0
+        self._seconds_before, self._started = 0.0, time.perf_counter()
         self._skipped_in_a_row = 0
         self._buffers_before: list[Tensor] = []
 
@@ -157,7 +159,9 @@ class MemberTraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Remember batch-norm statistics, to undo a non-finite step."""
+        """Training mode; remember batch-norm statistics, to undo a non-finite step."""
+        self.train()
+        self._started = time.perf_counter()
         self.alpha = self.alpha.to(self.device)
         self._buffers_before = [buffer.clone() for buffer in self._statistics()]
 
@@ -209,11 +213,16 @@ class MemberTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts."""
-        checkpoint["counts"] = [self.skipped, self.examples_seen]
+        checkpoint["counts"] = [self.skipped, self.examples_seen, self.seconds]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them."""
-        self.skipped, self.examples_seen = checkpoint["counts"]
+        self.skipped, self.examples_seen, self._seconds_before = checkpoint["counts"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a kill included."""
+        return self._seconds_before + time.perf_counter() - self._started
 
 
 def objective_scale(target: Any) -> Tensor:

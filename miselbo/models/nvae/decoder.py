@@ -1,5 +1,7 @@
 """NVAE's decoder side (theta): prior over the groups and likelihood of the image."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -180,6 +182,12 @@ class Decoder(HierarchicalDecoder):
     def image_mean(self, logits: Tensor) -> Tensor:
         """Mean image in [0, 1] on the original size, for pictures."""
         return image_mean(at_least_single(crop_image(logits, self.image)), self.image)
+
+    def inference_form(self, ensemble: Any, dtype: torch.dtype) -> Any:
+        """The same ensemble in a faster form for evaluation alone."""
+        from miselbo.models.nvae.inference import inference_form  # it is made of this module's classes
+
+        return inference_form(ensemble, dtype)
 
     def conv_kernels(self) -> list[Tensor]:
         """Effective kernels, for the spectral regulariser."""

@@ -1,0 +1,133 @@
+"""How an ensemble is scored: the checked ``evaluation`` group."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from miselbo.errors import InputError
+
+PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an ensemble is scored.
+
+    Args:
+        split: "test" or "validation".
+        num_samples: L.
+        grid: the L' reported, increasing, the last one is L.
+        batch_size: examples per batch (and shard).
+        samples_per_pass: samples of one member that run at once for a batch.
+        num_examples: how many examples of the split, from its start; None for all.
+        seed: key of the noise.
+        dtype: of the decoder's features: "float32", "bfloat16" or "float64".
+        save_scores: keep every log_p and log_q in ``results/scores``.
+    """
+
+    split: str
+    num_samples: int
+    grid: tuple[int, ...]
+    batch_size: int
+    samples_per_pass: int
+    num_examples: int | None
+    seed: int
+    dtype: str = "float32"
+    save_scores: bool = False
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def make_settings(cfg: Any, seed: int, num_dims: int) -> Settings:
+    """Check the ``evaluation`` group and fill in what it leaves open.
+
+    Args:
+        cfg: the group.
+        seed: default of ``evaluation.seed``.
+        num_dims: pixels per image, to choose the pass size by.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    limit = cfg.num_examples
+    sizes = (("num_samples", cfg.num_samples), ("batch_size", cfg.batch_size))
+    for name, value in (*sizes, ("num_examples", 1 if limit is None else limit)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"evaluation.{name} must be a whole number of at least 1, got {value!r}")
+    pictures, noise_seed = cfg.num_pictures, cfg.seed
+    for name, value in (("num_pictures", pictures), ("seed", 0 if noise_seed is None else noise_seed)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise InputError(f"evaluation.{name} must be a whole number of at least 0, got {value!r}")
+    if cfg.split not in ("test", "validation"):
+        raise InputError(f"evaluation.split must be 'test' or 'validation', got {cfg.split!r}")
+    if cfg.dtype not in DTYPES:
+        raise InputError(f"evaluation.dtype must be one of {', '.join(DTYPES)}, got {cfg.dtype!r}")
+    if not isinstance(cfg.save_scores, bool):
+        raise InputError(f"evaluation.save_scores must be true or false, got {cfg.save_scores!r}")
+    goal = cfg.stop_at_se
+    if goal is not None and (isinstance(goal, bool) or not isinstance(goal, int | float) or not goal > 0):
+        raise InputError(f"evaluation.stop_at_se must be a positive number of nats or null, got {goal!r}")
+    workers = cfg.workers
+    if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise InputError(
+            f"evaluation.workers must be 'auto' or a whole number of at least 1, got {workers!r}"
+        )
+    per_pass = cfg.samples_per_pass
+    if per_pass is None:
+        per_pass = max(1, PIXELS_PER_PASS // (num_dims * cfg.batch_size))
+    elif not isinstance(per_pass, int) or per_pass < 1:
+        raise InputError(
+            f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}"
+        )
+    return Settings(
+        split=cfg.split,
+        num_samples=cfg.num_samples,
+        grid=make_grid(cfg.grid, cfg.num_samples),
+        batch_size=cfg.batch_size,
+        samples_per_pass=min(per_pass, cfg.num_samples),
+        num_examples=limit,
+        seed=seed if noise_seed is None else noise_seed,
+        dtype=cfg.dtype,
+        save_scores=cfg.save_scores,
+    )
+
+
+def doublings(settings: Settings, start: int = 16) -> Iterator[Settings]:
+    """Settings for L = 16, 32, 64, ... up to ``settings.num_samples``, each with the part of the grid it reaches.
+
+    Example:
+        >>> whole = Settings("test", 50, (1, 10, 50), 4, 2, None, 0)
+        >>> [step.grid for step in doublings(whole)]
+        [(1, 10, 16), (1, 10, 32), (1, 10, 50)]
+    """
+    samples = min(start, settings.num_samples)
+    while True:
+        grid = (*(point for point in settings.grid if point < samples), samples)
+        yield replace(settings, num_samples=samples, grid=grid)
+        if samples == settings.num_samples:
+            return
+        samples = min(2 * samples, settings.num_samples)
+
+
+def make_grid(grid: Any, num_samples: int) -> tuple[int, ...]:
+    """The L' to report: the given ones and L itself; 1, 2, 5, 10, 20, 50, ... up to L when none are given.
+
+    Example:
+        >>> make_grid(None, 30)
+        (1, 2, 5, 10, 20, 30)
+        >>> make_grid([1, 10], 30)
+        (1, 10, 30)
+    """
+    if grid is None:
+        steps = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
+        return (*(step for step in steps if step < num_samples), num_samples)
+    given = list(grid) if isinstance(grid, Iterable) and not isinstance(grid, str) else []
+    if not given or any(type(value) is not int or not 1 <= value <= num_samples for value in given):
+        raise InputError(
+            f"evaluation.grid must list whole numbers from 1 to evaluation.num_samples={num_samples}, "
+            f"got {given or grid}"
+        )
+    return tuple(sorted({*given, num_samples}))
