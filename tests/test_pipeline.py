@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import runs
 
-from miselbo import pipeline, tables
+from miselbo import config, pipeline, tables
 from miselbo.errors import InputError
 
 MODELS = {"vae": runs.VAE, "nvae": runs.NVAE}
@@ -318,10 +318,10 @@ def test_kill_in_the_middle_of_a_members_training(tmp_path, no_report):
 def test_two_processes_count_every_example_once(tmp_path):
     """63 examples in batches of 5 over 2 real processes equal one process."""
     cfg = runs.configure(tmp_path / "run", "dataset.num_test=63", "evaluation.batch_size=5")
-    run(cfg)
+    pipeline.run(cfg)
     one = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     shutil.rmtree(tmp_path / "run" / "results")
-    run(config.load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"]))
+    pipeline.run(config.load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"]))
     two = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     assert two["index"].tolist() == list(range(63))
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)
