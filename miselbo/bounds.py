@@ -334,7 +334,8 @@ def log_ratio_to_pair(log_q: Tensor) -> Tensor:
         tensor([[0.0000, 0.6931]])
     """
     difference = log_q - own_density(log_q).unsqueeze(-1)
-    return math.log(2) - torch.logaddexp(difference, difference.new_zeros(()))
+    # log(1 + exp(d)) is d to the last digit of float64 above 40
+    return math.log(2) - torch.nn.functional.softplus(difference, threshold=40)
 
 
 def check_scores(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -406,7 +407,7 @@ def _check_weights(weights: Weights, log_q: Tensor) -> tuple[Tensor, Tensor]:
     size = log_q.shape[-1]
     if weights is None:
         return log_q.new_full((size,), 1 / size), torch.arange(size, device=log_q.device)
-    w = torch.as_tensor(weights).to(log_q)
+    w = torch.as_tensor(weights, dtype=log_q.dtype, device=log_q.device)  # a list keeps its digits
     if w.shape != (size,):
         raise InputError(f"weights must be [S] = [{size}], one per member, got shape {list(w.shape)}")
     if (w < 0).any():

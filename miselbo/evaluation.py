@@ -26,8 +26,10 @@ from miselbo.files import atomic, write_text
 from miselbo.progress import Meter
 from miselbo.settings import DTYPES, Settings
 from miselbo.streaming import RunningBounds
+from miselbo.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
 
 Passes = Iterator[tuple[Tensor, Tensor]]
+SHARD_FORMAT = 2  # goes up when the arrays of a shard change, so that older shards are not mixed in
 
 
 class Source(Protocol):
@@ -103,7 +105,8 @@ def inference_form(ensemble: Ensemble, dtype: str) -> Any:
 
 def shard_key(settings: Settings, stamp: str) -> str:
     """Name of the folder of shards: a hash of the settings and of the ensemble's and the data's fingerprint."""
-    return hashlib.sha256(json.dumps([asdict(settings), stamp], sort_keys=True).encode()).hexdigest()[:16]
+    content = json.dumps([asdict(settings), stamp, SHARD_FORMAT], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def write_shards(
@@ -156,19 +159,31 @@ def score_batch(
         keep: called with the position of the first sample, log_p and log_q of every pass.
 
     Returns:
-        Arrays of :meth:`miselbo.streaming.RunningBounds.result`, ``index`` [b] and ``seconds`` [1].
+        Arrays of :meth:`miselbo.streaming.RunningBounds.result`, ``index`` [b] and ``seconds`` [1]; for S > 1 also
+        those of :class:`miselbo.subsets.FirstSamples` and, up to 8 members, :class:`miselbo.subsets.RunningSubsets`.
     """
     start = time.perf_counter()
-    running = RunningBounds(source.num_members, settings.grid)
+    running = accumulators(source.num_members, settings)
     seen = 0
     with torch.inference_mode():
         for log_p, log_q in source.passes(index, batch):
-            running.update(log_p, log_q)
+            for sums in running:
+                sums.update(log_p, log_q)
             if keep:
                 keep(seen, log_p, log_q)
             seen += log_p.shape[-1]
-        values = {name: value.cpu().numpy() for name, value in running.result().items()}
+        values = {name: value.cpu().numpy() for sums in running for name, value in sums.result().items()}
     return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}
+
+
+def accumulators(size: int, settings: Settings) -> list[Any]:
+    """What takes the samples of one batch by ``update(log_p, log_q)`` and gives per-example values by ``result()``."""
+    running: list[Any] = [RunningBounds(size, settings.grid)]
+    if 2 <= size <= MOST_MEMBERS:
+        running.append(RunningSubsets(size, settings.num_samples))
+    if size >= 2:
+        running.append(FirstSamples(size, settings.num_samples))
+    return running
 
 
 class ScoreFiles:

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 import miselbo
-from miselbo import tables
+from miselbo import subset_tables, tables
 from miselbo.files import write_json
 from miselbo.settings import Settings
 
@@ -59,6 +59,7 @@ def write_results(
         "trust": tables.trust(examples, headline),
         "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
         "num_dims": num_dims,
+        **subset_tables.write(values, settings.num_samples, results),
     }
     tables.write_csv(bounds, results / "bounds.csv")
     tables.write_csv(tables.member_table(values, settings.grid), results / "per_member.csv")

@@ -17,12 +17,14 @@ Axes in shape comments: B examples, N = S nested ensembles, s the member that dr
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from miselbo import bounds, diagnostics
 from miselbo.errors import InputError
+from miselbo.running_sums import PlainSums, ShareSums, Tail, WeightSums, sample_factor
 
 
 class RunningBounds:
@@ -106,14 +108,16 @@ class RunningBounds:
             - ``miselbo``, ``joint_bound``, ``average_iwelbo``, ``average_elbo``, ``delta``, ``jsd``,
               ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN at L' = 1, where one
               draw cannot tell it);
-            - ``ess`` and ``max_weight`` of the joint bound's weights p / q_mix over all S' L' draws;
+            - ``ess``, ``max_weight`` and ``pareto_k`` of the joint bound's weights p / q_mix over all S' L'
+              draws (k-hat is NaN below 25 draws);
+            - ``non_finite``, how many of these draws are broken: NaN or +inf in log_p or in any of the S'
+              log_q, or -inf in the log_q of their own member. They are counted, never dropped;
 
             for every member alone, [B, S, L']: ``member_iwelbo``, ``member_elbo``, ``member_iwelbo_var``,
             ``member_elbo_var``, ``member_ess``, ``member_max_weight``;
 
-            at L: ``pareto_k`` [B, S'] of the joint bound's weights, ``responsibility`` [B, S', S] (0 for
-            members outside the ensemble), ``pairwise_jsd`` [B, S, S], and ``non_finite`` [B], the number of
-            draws (s, l) whose log_p or own log_q is NaN or +inf, or own log_q -inf: counted, never dropped.
+            at L: ``responsibility`` [B, S', S] (0 for members outside the ensemble) and ``pairwise_jsd``
+            [B, S, S].
 
         Raises:
             InputError: fewer samples than the grid's end were given.
@@ -141,21 +145,23 @@ class _State:
         def zeros(*shape: int) -> Tensor:
             return like.new_zeros(self.batch, *shape)
 
-        self.own = _WeightSums(zeros(members))  # p / q_s
-        self.mixture = _WeightSums(zeros(members, members))  # p / q_mix, [B, N, s]
+        self.own = WeightSums(zeros(members))  # p / q_s
+        self.mixture = WeightSums(zeros(members, members))  # p / q_mix, [B, N, s]
         self.cross = zeros(members, members)  # sum_l of their product, [B, N, s]
-        self.elbo = _PlainSums(zeros(members))  # log p - log q_s
-        self.divergence = _PlainSums(zeros(members, members))  # log q_s - log q_mix, [B, N, s]
-        self.shares = _ShareSums(zeros(members, members), zeros(members, members, members))
+        self.elbo = PlainSums(zeros(members))  # log p - log q_s
+        self.divergence = PlainSums(zeros(members, members))  # log q_s - log q_mix, [B, N, s]
+        self.shares = ShareSums(zeros(members, members), zeros(members, members, members))
         self.pairs = zeros(members, members)  # log q_s - log (q_s + q_j) / 2
-        self.non_finite = zeros()
-        self.tail = _Tail(tail_size)
+        self.non_finite = zeros(members)  # [B, N]
+        self.tail = Tail(tail_size)
 
     def add(self, log_p: Tensor, log_q: Tensor) -> None:
         """Absorb log_p [B, S, l] and log_q [B, S, l, S]."""
         own_q = bounds.own_density(log_q)
+        log_density = log_q.movedim(-1, 1).contiguous()  # [B, j, s, l]
         # mixture of the first S' members, at the samples of every member: [B, N, s, l]
-        log_mixture = log_q.logcumsumexp(-1).sub(self.size.log()).movedim(-1, 1).contiguous()
+        log_mixture = torch.stack(list(accumulate(log_density.unbind(1), torch.logaddexp)), 1)
+        log_mixture -= self.size.log()[:, None, None]
         log_w = log_p[:, None] - log_mixture
 
         own_w, own_scale = self.own.add(log_p - own_q)
@@ -164,25 +170,26 @@ class _State:
         self.elbo.add(log_p - own_q)
         self.divergence.add(own_q[:, None] - log_mixture)
         self.pairs += bounds.log_ratio_to_pair(log_q).sum(2)
-        bad = log_p.isnan() | (log_p == math.inf) | ~own_q.isfinite()
-        self.non_finite += bad.sum((1, 2))
 
         outside = ~self.inside[:, :, None]  # [N, s, 1]
+        bad = log_p.isnan() | (log_p == math.inf) | ~own_q.isfinite()
+        bad_in_mixture = bad[:, None] | log_mixture.isnan() | (log_mixture == math.inf)  # [B, N, s, l]
+        self.non_finite += bad_in_mixture.masked_fill(outside, False).sum((2, 3))
         # log of W q_j / q_mix, [B, N, j, s, l]; a NaN in log_q is in log_mixture of every N it belongs to
         log_w_over_mixture = (log_w - log_mixture).masked_fill(outside, -math.inf)
-        log_density = log_q.permute(0, 3, 1, 2).contiguous().nan_to_num(nan=-math.inf, posinf=-math.inf)
+        log_density = log_density.nan_to_num(nan=-math.inf, posinf=-math.inf)
         self.shares.add(log_w_over_mixture[:, :, None] + log_density[:, None])
         self.tail.add(log_w.masked_fill(outside, -math.inf).flatten(2))
 
     def values(self, n: int) -> dict[str, Tensor]:
         """Everything reported at a grid point of n samples: [B, N] or [B, s]."""
         own, mixture = self.own, self.mixture
-        own_var = _sample_factor(n) * own.spread(n)
-        mixture_var = _sample_factor(n) * mixture.spread(n)
+        own_var = sample_factor(n) * own.spread(n)
+        mixture_var = sample_factor(n) * mixture.spread(n)
         # influence of a draw on log mean(w_mixture) - log mean(w_own): the difference of two terms of mean 1
         products = n * self.cross / (mixture.first * own.first[:, None])
         difference = mixture.relative_square(n) + own.relative_square(n)[:, None] - 2 * products
-        delta_var = _sample_factor(n) * difference.clamp(min=0)
+        delta_var = sample_factor(n) * difference.clamp(min=0)
 
         strata = (mixture.log_sum() - math.log(n)).masked_fill(~self.inside, -math.inf)
         log_total = strata.logsumexp(-1, keepdim=True)
@@ -198,7 +205,7 @@ class _State:
             "miselbo": miselbo,
             "miselbo_var": self._average(mixture_var) / self.size,
             "joint_bound": log_total.squeeze(-1) - self.size.log(),
-            "joint_bound_var": _sample_factor(n) * n * (second - first.square() / n).clamp(min=0).sum(-1),
+            "joint_bound_var": sample_factor(n) * n * (second - first.square() / n).clamp(min=0).sum(-1),
             "average_iwelbo": average_iwelbo,
             "average_iwelbo_var": self._average(own_var[:, None]) / self.size,
             "average_elbo": self._average(self.elbo.mean(n)[:, None]),
@@ -208,9 +215,11 @@ class _State:
             "jsd": self._average(self.divergence.mean(n)),
             "jsd_var": self._average(self.divergence.variance_of_mean(n)) / self.size,
             "slack": slack,
-            "slack_var": _sample_factor(n) * n * slack_influence,
+            "slack_var": sample_factor(n) * n * slack_influence,
             "ess": 1 / second.sum(-1),
             "max_weight": unit.where(self.inside, 0.0).amax(-1),
+            "pareto_k": self._pareto_k(n),
+            "non_finite": self.non_finite.clone(),
             "member_iwelbo": own.log_sum() - math.log(n),
             "member_iwelbo_var": own_var,
             "member_elbo": self.elbo.mean(n),
@@ -221,17 +230,17 @@ class _State:
 
     def final_values(self, n: int) -> dict[str, Tensor]:
         """Everything reported at the end of the grid alone."""
-        members = len(self.size)
-        tail = self.tail.largest()
         half = 0.5 * self.pairs / n
         return {
             "responsibility": self._responsibilities(n)[0].exp(),
             "pairwise_jsd": half + half.mT,
-            "pareto_k": torch.stack(
-                [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(members)], -1
-            ),
-            "non_finite": self.non_finite,
         }
+
+    def _pareto_k(self, n: int) -> Tensor:
+        """k-hat of the weights of every nested ensemble, each from its own share of the tail: [B, N]."""
+        tail = self.tail.largest()
+        k = [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(len(self.size))]
+        return torch.stack(k, -1)
 
     def _average(self, values: Tensor) -> Tensor:
         """Mean over the members of each nested ensemble: [B, N or 1, s] -> [B, N]."""
@@ -253,112 +262,3 @@ class _State:
         squares = (relative[..., None] * second * relative[:, :, None]).where(both_inside, 0.0).sum((-1, -2))
         sums = (relative[..., None] * first).where(both_inside, 0.0).sum(2)  # of each stratum s
         return log_r, slack, (squares - sums.square().sum(-1) / n).clamp(min=0)
-
-
-def _sample_factor(n: int) -> float:
-    """Mean square about the mean -> variance of a mean of n draws; NaN for n = 1."""
-    return 1 / (n - 1) if n > 1 else math.nan
-
-
-class _WeightSums:
-    """sum_l w and sum_l w^2 in units of the largest w so far (its square), from log-weights."""
-
-    def __init__(self, zeros: Tensor):
-        self.peak = torch.full_like(zeros, -math.inf)
-        self.first = zeros
-        self.second = zeros.clone()
-
-    def add(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Absorb log_w [..., l]; returns w in the new unit, and the old unit in terms of the new one."""
-        self.peak, scale = _raise_peak(self.peak, log_w.amax(-1))
-        w = (log_w - _unit(self.peak)[..., None]).exp()
-        self.first = self.first * scale + w.sum(-1)
-        self.second = self.second * scale.square() + w.square().sum(-1)
-        return w, scale
-
-    def log_sum(self) -> Tensor:
-        """log sum_l w."""
-        return self.first.log() + _unit(self.peak)
-
-    def relative_square(self, n: int) -> Tensor:
-        """mean(w^2) / mean(w)^2."""
-        return n * self.second / self.first.square()
-
-    def spread(self, n: int) -> Tensor:
-        """mean(w^2) / mean(w)^2 - 1, the squared coefficient of variation."""
-        return (self.relative_square(n) - 1).clamp(min=0)
-
-
-class _ShareSums:
-    """sum_l y_j [B, N, j, s], sum_{s,l} y_i y_j [B, N, i, j] of y_j = W q_j / q_mix, the largest as unit."""
-
-    def __init__(self, zeros: Tensor, zeros_by_member: Tensor):
-        self.peak = torch.full_like(zeros, -math.inf)
-        self.first = zeros_by_member
-        self.second = zeros_by_member.clone()
-
-    def add(self, log_y: Tensor) -> None:
-        """Absorb log_y [B, N, j, s, l], which is overwritten."""
-        self.peak, scale = _raise_peak(self.peak, log_y.flatten(-2).amax(-1))
-        y = log_y.sub_(_unit(self.peak)[..., None, None]).exp_()
-        self.first = self.first * scale[..., None] + y.sum(-1)
-        y = y.flatten(-2)
-        self.second = self.second * (scale[..., None] * scale[..., None, :]) + y @ y.mT
-
-
-class _PlainSums:
-    """sum_l v and the sum of squares about the first draw, which keeps digits when v is far from 0."""
-
-    def __init__(self, zeros: Tensor):
-        self.first = zeros
-        self.second = zeros.clone()
-        self.origin: Tensor | None = None
-
-    def add(self, values: Tensor) -> None:
-        """Absorb values [..., l]."""
-        if self.origin is None:
-            self.origin = _unit(values[..., 0])
-        shifted = values - self.origin[..., None]
-        self.first = self.first + shifted.sum(-1)
-        self.second = self.second + shifted.square().sum(-1)
-
-    def mean(self, n: int) -> Tensor:
-        """1/n sum_l v."""
-        return self.first / n + (0.0 if self.origin is None else self.origin)
-
-    def variance_of_mean(self, n: int) -> Tensor:
-        """Sample variance over l, divided by n."""
-        return _sample_factor(n) * (self.second / n - (self.first / n).square()).clamp(min=0)
-
-
-class _Tail:
-    """The ``size`` largest log-weights per row."""
-
-    def __init__(self, size: int):
-        self.size = size
-        self.pieces: list[Tensor] = []
-        self.width = 0
-
-    def add(self, log_w: Tensor) -> None:
-        """Absorb log_w [..., l]; pieces are collected, and cut to size now and then."""
-        self.pieces.append(log_w)
-        self.width += log_w.shape[-1]
-        if self.width > 4 * self.size:
-            self.pieces = [self.largest()]
-            self.width = self.pieces[0].shape[-1]
-
-    def largest(self) -> Tensor:
-        """The largest log-weights so far, [..., size] or fewer, in no order."""
-        log_w = torch.cat(self.pieces, -1)
-        return log_w.topk(min(self.size, log_w.shape[-1]), sorted=False).values
-
-
-def _raise_peak(peak: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger of both, and the old unit in terms of the new one (0 while nothing was summed)."""
-    raised = torch.maximum(peak, seen)
-    return raised, (peak - _unit(raised)).exp()
-
-
-def _unit(peak: Tensor) -> Tensor:
-    """The log of the unit that goes with a running maximum: the maximum, or 0 where it is not finite."""
-    return peak.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -6,7 +6,7 @@ import small
 import torch
 from omegaconf import OmegaConf
 
-from miselbo import bounds, evaluation
+from miselbo import bounds, evaluation, subsets
 from miselbo.config import compose_config
 from miselbo.data import ImageData, Images
 from miselbo.ensemble import fingerprint
@@ -60,6 +60,24 @@ def test_equals_the_bounds_of_one_whole_score(tmp_path, ensemble, data):
                 np.testing.assert_allclose(values[name][:, s - 1, i], expected, rtol=0, atol=1e-4)
             np.testing.assert_allclose(values["jsd"][:, s - 1, i], bounds.jsd(q), rtol=0, atol=1e-4)
     assert values["seconds"].shape == (3,)
+
+
+def test_subsets_and_first_samples_come_from_the_same_pass(tmp_path, ensemble, data):
+    values = score_split(ensemble, data, settings(), tmp_path, "stamp")
+    batch = next(data.evaluation_batches("test", 11))
+    log_p, log_q = ensemble.score(batch["image"], 6, seed=3)
+    np.testing.assert_allclose(values["kept_log_p"], log_p, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(values["kept_log_q"], log_q, rtol=0, atol=1e-4)
+    for position, subset in enumerate(subsets.list_subsets(3)):
+        for name, expected in subsets.subset_bounds(log_p, log_q, subset).items():
+            np.testing.assert_allclose(values[f"subset_{name}"][:, position], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "names"), [(1, set()), (9, {"kept_log_p", "kept_log_q"})])
+def test_one_member_has_no_subsets_and_nine_have_too_many(tmp_path, data, size, names):
+    several = small.vae_ensemble(size, torch.float32)
+    values = score_split(several, data, settings(num_examples=2), tmp_path, "stamp")
+    assert {name for name in values if name.startswith(("kept", "subset"))} == names
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 100}, {"samples_per_pass": 4}])

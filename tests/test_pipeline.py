@@ -48,6 +48,7 @@ def test_a_run_leaves_all_its_files(finished):
     expected += [
         f"results/{name}" for name in ("bounds.csv", "per_member.csv", "per_example.parquet", "summary.json")
     ]
+    expected += ["results/subsets.csv", "results/marginal.csv", "results/pairwise_jsd.csv"]
     for name in expected:
         assert (folder / name).stat().st_size > 0, name
     assert list((folder / "figures").glob("*.png"))
@@ -78,7 +79,7 @@ def test_summary_is_the_last_row_with_its_protocol(finished):
     assert (headline["S"], headline["L"], headline["num_data"]) == (3, 4, 12)
     assert all(type(headline[name]) is int for name in ("S", "L", "num_data"))
     for name, value in headline.items():
-        assert value == pytest.approx(last[name], rel=1e-12), name
+        assert np.isnan(last[name]) if value is None else value == pytest.approx(last[name], rel=1e-12), name
     protocol = summary["protocol"]
     assert (protocol["dataset"], protocol["split"], protocol["S"], protocol["L"]) == ("digits", "test", 3, 4)
     assert (protocol["seed"], protocol["evaluation_seed"], protocol["dtype"]) == (0, 0, "float32")
@@ -104,6 +105,22 @@ def test_every_example_once(finished):
     ]
     iwelbo = members[members["L"] == 4]["iwelbo"]
     assert iwelbo.mean() == pytest.approx(summary["headline"]["average_iwelbo"], rel=1e-12)
+
+
+def test_which_members(finished):
+    folder, summary, _ = finished
+    subsets = pd.read_csv(folder / "results" / "subsets.csv", index_col="members")
+    marginal = pd.read_csv(folder / "results" / "marginal.csv")
+    assert len(subsets) == 7 and set(marginal["path"]) == {"order", "greedy"}
+    for members, size in (("1", 1), ("1+2", 2), ("1+2+3", 3)):
+        cell = bounds(folder).loc[(size, 4)]
+        for name in ("miselbo", "joint_bound", "average_iwelbo", "delta", "miselbo_se", "delta_se"):
+            assert subsets.loc[members, name] == pytest.approx(cell[name], rel=1e-9, abs=1e-12)
+        row = marginal[(marginal["path"] == "order") & (marginal["size"] == size)].iloc[0]
+        assert row["miselbo"] == pytest.approx(cell["miselbo"], rel=1e-12)
+    found = summary["mixture_weights"]
+    assert sum(found["weights"]) == pytest.approx(1) and len(found["weights"]) == 3
+    assert found["fitted_on"] == "even samples of the first 4" and found["num_data"] == 12
 
 
 def test_metrics_are_tidy(finished):

@@ -47,7 +47,8 @@ def nested(log_p, log_q, members, samples):
 def expected_values(log_p, log_q, grid):
     """The same dictionary (without variances) from bounds and diagnostics, cell by cell."""
     batch, size, total = log_p.shape
-    out = {name: torch.empty(batch, size, len(grid)).double() for name in (*CELLS, "ess", "max_weight")}
+    names = (*CELLS, "ess", "max_weight", "pareto_k", "non_finite")
+    out = {name: torch.empty(batch, size, len(grid)).double() for name in names}
     for n in range(1, size + 1):
         for g, samples in enumerate(grid):
             p, q = nested(log_p, log_q, n, samples)
@@ -57,17 +58,19 @@ def expected_values(log_p, log_q, grid):
             log_w = (p - q.logsumexp(-1)).flatten(1)
             out["ess"][:, n - 1, g] = diagnostics.effective_sample_size(log_w)
             out["max_weight"][:, n - 1, g] = diagnostics.largest_weight(log_w)
+            out["pareto_k"][:, n - 1, g] = diagnostics.pareto_k(log_w)
+            own = bounds.own_density(q)
+            bad = p.isnan() | (p == INF) | (own == -INF) | (q.isnan() | (q == INF)).any(-1)
+            out["non_finite"][:, n - 1, g] = bad.sum((1, 2))
     own = log_p - bounds.own_density(log_q)
     out["member_iwelbo"] = torch.stack([bounds.iwelbo(*nested(log_p, log_q, size, g)) for g in grid], -1)
     out["member_elbo"] = torch.stack([bounds.elbo(*nested(log_p, log_q, size, g)) for g in grid], -1)
     out["member_ess"] = torch.stack([diagnostics.effective_sample_size(own[..., :g]) for g in grid], -1)
     out["member_max_weight"] = torch.stack([diagnostics.largest_weight(own[..., :g]) for g in grid], -1)
     out["responsibility"] = torch.zeros(batch, size, size).double()
-    out["pareto_k"] = torch.empty(batch, size).double()
     for n in range(1, size + 1):
         p, q = nested(log_p, log_q, n, total)
         out["responsibility"][:, n - 1, :n] = bounds.responsibilities(p, q)
-        out["pareto_k"][:, n - 1] = diagnostics.pareto_k((p - q.logsumexp(-1) + math.log(n)).flatten(1))
     out["pairwise_jsd"] = bounds.pairwise_jsd(log_q)
     return out
 
@@ -95,8 +98,9 @@ def test_shapes_and_names():
     values = run(*scores(2, 3, 10), grid=[1, 2, 10])
     members = ("iwelbo", "elbo", "iwelbo_var", "elbo_var", "ess", "max_weight")
     shapes = {name: (2, 3, 3) for name in (*CELLS, *(f"{name}_var" for name in CELLS), "ess", "max_weight")}
+    shapes |= {"pareto_k": (2, 3, 3), "non_finite": (2, 3, 3)}
     shapes |= {f"member_{name}": (2, 3, 3) for name in members}
-    shapes |= {"responsibility": (2, 3, 3), "pairwise_jsd": (2, 3, 3), "pareto_k": (2, 3), "non_finite": (2,)}
+    shapes |= {"responsibility": (2, 3, 3), "pairwise_jsd": (2, 3, 3)}
     assert {name: tuple(value.shape) for name, value in values.items()} == shapes
 
 
@@ -211,9 +215,13 @@ def test_non_finite_scores_are_counted_and_stay_where_they_are():
     log_q[1, 1, 3, 1] = -INF  # under its own member
     log_q[1, 1, 5, 1] = math.nan
     log_p[1, 0, 0] = INF
-    log_q[2, 0, 2, 2] = math.nan  # of another member: not counted, but it spoils S' = 3
+    log_q[2, 0, 2, 2] = math.nan  # of another member: spoils S' = 3
     values, clean = run(log_p, log_q, [2, 8], cuts=[3]), run(clean_p, clean_q, [2, 8])
-    assert values["non_finite"].tolist() == [1, 3, 0, 0]
+    # per S', at L' = 2 and 8: member 3's two draws; members 1 and 2; a draw of member 1 under member 3; none
+    assert values["non_finite"][:, :, 0].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert values["non_finite"][:, :, 1].tolist() == [[0, 0, 2], [1, 3, 3], [0, 0, 1], [0, 0, 0]]
+    for name in ("non_finite", "pareto_k"):
+        assert_same(values[name], expected_values(log_p, log_q, [2, 8])[name], name)
     for name in (*CELLS, "ess", *(f"{name}_var" for name in CELLS)):
         same = values[name].isclose(clean[name], equal_nan=True)
         assert same[3].all(), name
@@ -221,7 +229,19 @@ def test_non_finite_scores_are_counted_and_stay_where_they_are():
         assert same[2, :2].all(), name
     for name in ("miselbo", "joint_bound", "slack", "delta"):
         assert values[name][0, 2, 1].isnan() and values[name][2, 2, 1].isnan(), name
-    assert values["pareto_k"][0].isnan().tolist() == [True, True, True]  # 8 and 16 draws are too few, 24 too
+
+
+def test_pareto_k_of_every_cell_comes_from_its_own_draws():
+    """Member 1 has a heavy tail, member 2 a light one; the tail kept for the end serves the earlier cells."""
+    u = torch.rand(1, 2, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_w = torch.stack([-0.9 * u[:, 0].log(), 0.1 * u[:, 1]], 1)
+    values = run(log_w, torch.zeros(1, 2, 2000, 2), [20, 25, 100, 2000], cuts=[90, 700])
+    assert values["pareto_k"][0].isnan().tolist() == [[True, False, False, False], [False] * 4]
+    for g, samples in enumerate([20, 25, 100, 2000]):
+        for n in (1, 2):
+            expected = diagnostics.pareto_k(log_w[:, :n, :samples].flatten(1))
+            assert_same(values["pareto_k"][:, n - 1, g], expected, f"cell {n}, {samples}")
+    assert values["pareto_k"][0, 0, 3] == pytest.approx(0.9, abs=0.1)
 
 
 # Errors -----------------------------------------------------------------------------------------------------

@@ -85,22 +85,127 @@ def test_written_tables_come_back_whole(tmp_path, values):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.csv", "a.parquet"]
 
 
-def examples(pareto_k: float = 0.1, non_finite: int = 0, ess: float = 50.0) -> pd.DataFrame:
-    return pd.DataFrame({"pareto_k": [pareto_k] * 4, "non_finite": [non_finite] * 4, "ess": [ess] * 4})
+def scored(log_p, log_q, grid):
+    running = RunningBounds(log_p.shape[1], grid)
+    running.update(log_p, log_q)
+    return {name: value.numpy() for name, value in running.result().items()} | {
+        "index": np.arange(len(log_p))
+    }
+
+
+def test_intervals_are_those_of_the_paired_differences(values):
+    table = tables.bounds_table(values, GRID, 1.0)
+    row = table[(table["S"] == 3) & (table["L"] == 2)].iloc[0]
+    for name, difference in {
+        "delta": values["delta"][:, 2, 1],
+        "joint_gain": values["joint_bound"][:, 2, 1] - values["miselbo"][:, 2, 1],
+    }.items():
+        error = difference.std(ddof=1) / math.sqrt(N)
+        assert row[name] == pytest.approx(difference.mean(), rel=1e-12)
+        assert row[f"{name}_se"] == pytest.approx(error, rel=1e-12)
+        assert row[f"{name}_low"] == pytest.approx(difference.mean() - 1.96 * error, abs=1e-4 * error)
+        assert row[f"{name}_high"] == pytest.approx(difference.mean() + 1.96 * error, abs=1e-4 * error)
+    assert (table["joint_gain"] >= -1e-12).all()
+    assert (table.loc[table["S"] == 1, ["delta", "joint_gain"]].abs() < 1e-12).all(axis=None)
+
+
+def test_the_interval_of_delta_is_paired():
+    """A common level of the examples, 100 times the gain, is in the error of the bound and not of the gain."""
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.randn(50, 2, 1, generator=generator, dtype=torch.float64)
+    log_q = torch.randn(50, 2, 1, 2, generator=generator, dtype=torch.float64)
+    level = 100 * torch.randn(50, 1, 1, generator=generator, dtype=torch.float64)
+    row = tables.bounds_table(scored(log_p + level, log_q, [1]), (1,), 1.0).iloc[-1]
+    assert row["miselbo_se"] > 10
+    assert row["delta_high"] - row["delta_low"] < 1
+
+
+def test_shares_of_heavy_tails_leave_out_the_unknown(values):
+    changed = {
+        **values,
+        "pareto_k": np.full((N, S, len(GRID)), 0.1),
+        "non_finite": np.zeros((N, S, len(GRID))),
+    }
+    changed["pareto_k"][:, 1, 2] = [math.nan, math.nan, math.inf, 0.71, 0.7, -math.inf, 0.2]
+    changed["pareto_k"][:, 0, 0] = math.nan
+    changed["non_finite"][:, 1, 2] = [0, 3, 0, 0, 0, 1, 0]
+    table = tables.bounds_table(changed, GRID, 1.0).set_index(["S", "L"])
+    row = table.loc[(2, 4)]
+    assert row["share_k_above_0.7"] == pytest.approx(2 / 5)
+    assert row["k_unknown"] == 2 and row["non_finite"] == 4
+    assert math.isnan(table.loc[(1, 1), "share_k_above_0.7"]) and table.loc[(1, 1), "k_unknown"] == N
+    assert table.loc[(3, 4), "share_k_above_0.7"] == 0
+
+
+# Trust: simulated posteriors N(0, 1) and members N(mean, sd), 40 examples --------------------------------------
+
+
+def judged(means, sds, samples=30, change=None, count=40):
+    target = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    members = [torch.distributions.Normal(target.loc + mean, sd) for mean, sd in zip(means, sds, strict=True)]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        z = torch.stack([q.sample((count, samples)) for q in members], 1)
+    log_p, log_q = target.log_prob(z), torch.stack([q.log_prob(z) for q in members], -1)
+    if change:
+        change(log_p, log_q)
+    values = scored(log_p, log_q, [samples])
+    headline = tables.bounds_table(values, (samples,), 1.0).iloc[-1].to_dict()
+    return tables.trust(tables.example_table(values), headline)
+
+
+def broken(log_p, log_q):
+    log_p[2, 0, 0] = math.nan
+    log_p[5, 0, 0] = math.inf
+
+
+def all_broken(log_p, log_q):
+    log_p[:, 0, 0] = math.nan
 
 
 @pytest.mark.parametrize(
-    ("table", "headline", "words"),
+    ("means", "sds", "options", "words"),
     [
-        (examples(), {"S": 3, "L": 10, "jsd": 0.3}, "No warning"),
-        (examples(pareto_k=0.9), {"S": 3, "L": 10, "jsd": 0.3}, "100% of the examples have a Pareto k-hat"),
-        (examples(non_finite=1), {"S": 3, "L": 10, "jsd": 0.3}, "4 examples have non-finite weights"),
-        (examples(ess=2), {"S": 3, "L": 10, "jsd": 0.3}, "the median is 2.0 of 30"),
-        (examples(), {"S": 3, "L": 10, "jsd": 0.001}, "collapsed"),
-        (examples(), {"S": 3, "L": 10, "jsd": 1.09}, "hardly overlap"),
-        (examples(ess=1), {"S": 1, "L": 1, "jsd": 0.0}, "No warning"),
+        ((-1.2, 1.2), (1.0, 1.0), {}, ["No warning"]),
+        ((0.0,), (1.2,), {}, ["No warning"]),
+        ((-0.7, 0.7), (0.4, 0.4), {"samples": 400}, ["Heavy tails: ", "evaluation.num_samples"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"samples": 4}, ["Too few samples: the median", "of 8 draws"]),
+        ((0.0, 0.15), (1.2, 1.2), {"samples": 8, "count": 2}, ["Too few samples for Delta", "even its sign"]),
+        ((0.0, 3.6), (1.2, 1.0), {}, ["One member dominates: q1 holds 9", "mixture weights"]),
+        ((0.0, 0.0), (1.2, 1.2), {}, ["collapsed", "other seeds"]),
+        ((-4.0, 4.0), (1.2, 1.2), {}, ["hardly overlap", "log S = 0.693", "best single member"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"change": broken}, ["Non-finite weights: 2 examples", "index 2, 5)"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"change": all_broken}, ["Non-finite weights: 40 examples", ", 19, ...)"]),
     ],
 )
-def test_trust_says_what_speaks_against_the_numbers(table, headline, words):
-    sentences = tables.trust(table, headline)["sentences"]
-    assert len(sentences) == 1 and words in sentences[0]
+def test_trust_says_what_speaks_against_the_numbers(means, sds, options, words):
+    sentences = judged(means, sds, **options)["sentences"]
+    together = " ".join(sentences)
+    assert all(word in together for word in words), sentences
+    if words == ["No warning"]:
+        assert len(sentences) == 1
+
+
+def test_no_sentence_without_its_reason():
+    """Each warning is of its own case: the good ensemble and every other case have none of it."""
+    good = judged((-1.2, 1.2), (1.0, 1.0))
+    assert good["non_finite_index"] == [] and good["k_unknown"] == 0
+    assert good["largest_responsibility"] == pytest.approx(0.5, abs=0.1)
+    cases = {
+        "Heavy tails": judged((-0.7, 0.7), (0.4, 0.4), samples=400),
+        "One member dominates": judged((0.0, 3.6), (1.2, 1.0)),
+        "collapsed": judged((0.0, 0.0), (1.2, 1.2)),
+        "Non-finite": judged((-1.2, 1.2), (1.0, 1.0), change=broken),
+    }
+    for word in cases:
+        for other, found in cases.items():
+            present = any(word in sentence for sentence in found["sentences"])
+            assert present == (word == other), (word, other, found["sentences"])
+    assert cases["Non-finite"]["non_finite"] == 2
+    assert cases["Non-finite"]["non_finite_index"] == [2, 5]
+
+
+def test_one_draw_is_no_warning_of_few_samples():
+    found = judged((-1.2, 1.2), (1.0, 1.0), samples=1)
+    assert found["sentences"][0].startswith("No warning")
+    assert found["share_pareto_k_above_0.7"] is None and found["k_unknown"] == 40

@@ -13,9 +13,9 @@ def write(run_dir: str | Path) -> Path:
 
     Args:
         run_dir: a run folder with ``results/summary.json``, ``bounds.csv``, ``per_member.csv`` and
-            ``per_example.parquet``. ``results/pairwise_jsd.csv``, ``results/images.npz`` and
-            ``metrics.csv`` are optional: without one of them its section is left out, with a line that
-            says so.
+            ``per_example.parquet``. ``results/pairwise_jsd.csv``, ``subsets.csv``, ``marginal.csv``,
+            ``images.npz`` and ``metrics.csv`` are optional: without one of them its section is left out, with
+            a line that says so.
 
     Returns:
         The path of ``report.html``.

@@ -22,6 +22,8 @@ REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "results/pairwise_jsd.csv": ("member_i", "member_j", "jsd"),
+    "results/subsets.csv": ("members", "size", "miselbo", "joint_bound", "best_of_size", "greedy"),
+    "results/marginal.csv": ("path", "size", "member", "miselbo_gain", "joint_bound_gain"),
     "metrics.csv": ("member", "step", "metric", "value"),
 }
 
@@ -39,6 +41,8 @@ class RunFolder:
     per_member: pd.DataFrame
     per_example: pd.DataFrame
     pairwise: pd.DataFrame | None = None
+    subsets: pd.DataFrame | None = None
+    marginal: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
     images: dict[str, np.ndarray] | None = None
     notes: dict[str, str] = field(default_factory=dict)
@@ -108,6 +112,8 @@ def read(run_dir: Path) -> RunFolder:
         per_member=required["results/per_member.csv"],
         per_example=required["results/per_example.parquet"],
         pairwise=optional["results/pairwise_jsd.csv"],
+        subsets=optional["results/subsets.csv"],
+        marginal=optional["results/marginal.csv"],
         metrics=_clean_metrics(optional["metrics.csv"], notes),
         images=_read_images(run_dir, notes),
         notes=notes,

@@ -13,8 +13,8 @@ from miselbo.report.sections import Report, Section
 from miselbo.report.tables import Table
 
 FIGURE_NAMES = (
-    "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "delta_histogram", "weights", "images",
-    "training",
+    "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "subsets", "marginal", "delta_histogram",
+    "weights", "images", "training",
 )  # fmt: skip
 
 

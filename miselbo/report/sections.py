@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from miselbo.report import heading, pictures, plots, tables, texts
+from miselbo.report import heading, pictures, plots, subset_parts, tables, texts
 from miselbo.report.folder import RunFolder
 from miselbo.report.tables import Table, fixed, plus_minus
 from miselbo.report.texts import paragraphs
@@ -62,6 +62,7 @@ def build(run: RunFolder) -> Report:
             _against_size(run, footer),
             _delta_and_jsd(run, footer),
             _pairwise(run, footer),
+            _which_members(run, footer),
             _delta_histogram(run, footer),
             _weights(run, footer),
             _members(run),
@@ -128,6 +129,28 @@ def _pairwise(run: RunFolder, footer: str) -> Section:
         plots.pairwise_jsd(run.pairwise, footer),
     )
     return Section(anchor, title, paragraphs(texts.PAIRWISE), [picture])
+
+
+def _which_members(run: RunFolder, footer: str) -> Section:
+    anchor, title = "which", "Which members"
+    if run.size == 1:
+        return Section(anchor, title, note=texts.SINGLE)
+    missing = [name for name in ("subsets", "marginal") if getattr(run, name) is None]
+    if run.subsets is None and run.marginal is None and not subset_parts.weights_of(run):
+        return Section(anchor, title, note=_left_out(run, "results/subsets.csv"))
+    shown = []
+    if run.subsets is not None:
+        figure = subset_parts.subsets_figure(run.subsets, footer)
+        shown.append(
+            Picture("subsets", "Dots: MISELBO and joint bound of every subset against its size", figure)
+        )
+    if run.marginal is not None:
+        figure = subset_parts.marginal_figure(run.marginal, footer)
+        shown.append(
+            Picture("marginal", "Points with intervals: what each added member brings in nats", figure)
+        )
+    note = " ".join(_left_out(run, f"results/{name}.csv") for name in missing)
+    return Section(anchor, title, subset_parts.text(run), shown, subset_parts.tables_of(run), note)
 
 
 def _delta_histogram(run: RunFolder, footer: str) -> Section:

@@ -19,7 +19,10 @@ NAMES = {
     "delta": "Delta",
     "jsd": "JSD",
     "slack": "Slack",
+    "joint_gain": "Joint gain",
 }
+
+ROWS = (*BOUNDS, "delta", "joint_gain", "jsd", "slack")  # of the headline; joint_gain where it is known
 
 
 @dataclass(frozen=True)
@@ -106,21 +109,38 @@ def headline(run: RunFolder) -> Table:
     """The headline, one quantity per line; bits/dim for the bounds only, when ``num_dims`` is known."""
     row, num_dims = run.headline, number(run.summary.get("num_dims"))
     with_bits = num_dims > 0
+    with_interval = "delta_low" in row
     rows = []
-    for name in QUANTITIES:
+    for name in ROWS:
+        if name not in row:
+            continue
         value, error = number(row[name]), number(row.get(f"{name}_se"))
         cells = [
             NAMES[name],
             fixed(value, decimals(error)),
             error_text(error),
             error_text(row.get(f"{name}_se_mc")),
+            *[interval(row, name)] * with_interval,
         ]
         if with_bits:
             bits = fixed(bits_per_dim(value, num_dims), decimals(bits_per_dim(-error, num_dims)))
             cells.append(bits if name in BOUNDS else "")
         rows.append([*cells, MEANINGS[name].format(size=run.size, most=f"{math.log(run.size):.3f}")])
-    columns = ["", "nats", "s.e. (data)", "s.e. (Monte Carlo)", *["bits/dim"] * with_bits, "What it is"]
-    return Table(columns, rows, "lrrr" + "r" * with_bits + "l")
+    columns = ["", "nats", "s.e. (data)", "s.e. (Monte Carlo)"]
+    columns += [*["95% interval"] * with_interval, *["bits/dim"] * with_bits, "What it is"]
+    return Table(columns, rows, "lrrr" + "r" * (with_interval + with_bits) + "l")
+
+
+def interval(row: Any, name: str) -> str:
+    """The 95% interval of a difference, or nothing where there is none.
+
+    >>> interval({"gain_se": 0.01, "gain_low": -0.0012, "gain_high": 0.038}, "gain"), interval({}, "gain")
+    ('-0.001 to 0.038', '')
+    """
+    if row.get(f"{name}_low") is None:
+        return ""
+    places = decimals(number(row.get(f"{name}_se")))
+    return f"{fixed(row[f'{name}_low'], places)} to {fixed(row[f'{name}_high'], places)}"
 
 
 def per_member(run: RunFolder) -> Table:
@@ -172,12 +192,20 @@ def _percent(part: float, total: float) -> str:
 
 
 def grid(bounds: pd.DataFrame) -> Table:
-    """Every (S', L') cell: value ± standard error over the data."""
+    """Every (S', L') cell: value ± standard error over the data; what speaks against its weights, if known."""
+    titles = {"share_k_above_0.7": "k > 0.7", "non_finite": "Not finite"}
+    present = [name for name in titles if name in bounds.columns]
     rows = []
     for _, row in bounds.iterrows():
         cells = [plus_minus(row[name], row.get(f"{name}_se")) for name in QUANTITIES]
+        if "share_k_above_0.7" in present:
+            share = number(row["share_k_above_0.7"])
+            cells.append(f"{100 * share:.0f} %" if math.isfinite(share) else DASH)
+        if "non_finite" in present:
+            cells.append(fixed(row["non_finite"], 0))
         rows.append([f"{row['S']:.0f}", f"{row['L']:.0f}", *cells])
-    return Table(["S", "L", *(NAMES[name] for name in QUANTITIES)], rows, "r" * (2 + len(QUANTITIES)))
+    columns = ["S", "L", *(NAMES[name] for name in QUANTITIES), *(titles[name] for name in present)]
+    return Table(columns, rows, "r" * len(columns))
 
 
 def protocol(run: RunFolder) -> Table:

@@ -31,6 +31,30 @@ The JSD of every two members, averaged over the examples: 0 means that both desc
 log 2 = 0.693 that they never overlap. A dark row is a member that resembles the others.
 """
 
+WHICH_MEMBERS = """
+Every dot is a subset of the members, scored as an ensemble of its own on the same draws (L = {num_samples} per
+member). The solid line adds one member at a time, always the one that leaves the highest MISELBO (greedy path); the
+dashed line joins the best subset of each size by MISELBO. The best of many is chosen on the draws that are shown,
+so a lead that is small against the intervals below may be luck.
+"""
+GREEDY_ONLY = """
+Every dot is a step of the greedy path, which adds one member at a time, always the one that leaves the highest
+MISELBO. Not every subset of {size} members can be scored; the path was chosen on one half of the first draws of every
+example, and the bounds shown are from the other half (L = {num_samples} per member).
+"""
+MARGINAL = """
+Nats per added member: what the bounds gain when the named member joins those before it, averaged over the examples,
+with its 95% interval (paired, over the examples). Members whose interval reaches down to 0 are not shown to help. A
+gain in MISELBO may be negative where that in the joint bound is not: MISELBO also pays for a member that holds less
+of the posterior than its equal weight.
+"""
+MIXTURE_WEIGHTS = """
+Instead of equal weights, the members may have the weights that make the L = 1 MISELBO of the mixture highest. They
+were fitted on the {fitted_on} of every example and are compared on the {measured_on}: the fitted weights change
+MISELBO by {gain} nats (95% interval {interval}). On the draws of the fit the change would be {optimistic}, which is
+optimistic.
+"""
+
 DELTA_HISTOGRAM = """
 How many examples gain how much from scoring the members as one mixture. Right of 0 the mixture is the
 tighter bound; left of 0 the average of the single members is.
@@ -71,7 +95,8 @@ Time of every stage, and how many images went through the decoder in it; a dash 
 
 GRID = """
 The first S members with L samples each, all from one pass over the data: mean ± one standard error over
-the examples, in nats. Monte Carlo standard errors and all digits are in results/bounds.csv.
+the examples, in nats; then the share of examples (of those with a known k) whose Pareto k is above 0.7, and the
+number of draws whose weights are not finite. Monte Carlo standard errors and all digits are in results/bounds.csv.
 """
 
 SINGLE = "Left out: it needs at least two members, and this run has one (S = 1)."
@@ -91,6 +116,7 @@ MEANINGS = {
     "average_elbo": "The same without importance weighting: the mean of the members' ELBOs.",
     "delta": "MISELBO minus average IWELBO: what scoring as a mixture adds (may be negative for L > 1).",
     "jsd": "How much the members differ: 0 if all are equal, log {size} = {most} if none overlap.",
+    "joint_gain": "Joint bound minus MISELBO on the same draws, never negative: what the one logarithm adds.",
     "slack": "How unequally the members share the posterior: 0 if equally. MISELBO stays this far below "
     "log p(x) however large L is.",
 }

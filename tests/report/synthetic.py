@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from miselbo import subset_tables, subsets
+from miselbo.tables import paired
+
 GRID = (1, 2, 5, 10, 20, 50, 100)
 QUANTITIES = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
 Array = NDArray[np.float64]
@@ -81,6 +84,14 @@ def make(
             for name in QUANTITIES:
                 row[name], row[f"{name}_se"] = cell[name].mean(), spread(cell[name])
                 row[f"{name}_se_mc"] = np.nan if samples == 1 else 0.4 / np.sqrt(num_data * samples)
+            row |= paired("delta", cell["delta"]) | paired(
+                "joint_gain", cell["joint_bound"] - cell["miselbo"]
+            )
+            row |= {
+                "share_k_above_0.7": 0.011 if s * samples >= 25 else np.nan,
+                "k_unknown": 0,
+                "non_finite": 0,
+            }
             rows.append({**row, "num_data": num_data, "seconds": 0.02 * s * samples})
     bounds = pd.DataFrame(rows)
     bounds.to_csv(results / "bounds.csv", index=False)
@@ -117,11 +128,29 @@ def make(
                 )
         pd.DataFrame(pairs).to_csv(results / "pairwise_jsd.csv", index=False)
 
+    found = write_subsets(results, log_p, log_q)
     write_images(results / "images.npz", size, rng)
     write_metrics(run_dir / "metrics.csv", size, rng)
     headline = {key: (None if np.isnan(value) else value) for key, value in rows[-1].items()}
-    (results / "summary.json").write_text(json.dumps(summary(headline, num_data, size, full), default=float))
+    content = summary(headline, num_data, size, full) | found
+    (results / "summary.json").write_text(json.dumps(content, default=float))
     return run_dir
+
+
+def write_subsets(results: Path, log_p: Array, log_q: Array) -> dict[str, object]:
+    """``subsets.csv`` and ``marginal.csv`` of all draws; returns the mixture weights."""
+    size, full = log_p.shape[1:]
+    nested = [score(log_p[:, :s], log_q[:, :s, :, :s]) for s in range(1, size + 1)]
+    names = ("miselbo", "joint_bound", "average_iwelbo")
+    values = {name: np.stack([cell[name] for cell in nested], 1)[..., None] for name in names}
+    if 1 < size <= 8:
+        listed = [list(subset) for subset in subsets.list_subsets(size)]
+        every = [score(log_p[:, subset], log_q[:, subset][..., subset]) for subset in listed]
+        values |= {f"subset_{name}": np.stack([cell[name] for cell in every], 1) for name in names}
+    if size > 1:
+        kept = subsets.num_kept(size, full)
+        values |= {"kept_log_p": log_p[:, :, :kept], "kept_log_q": log_q[:, :, :kept]}
+    return subset_tables.write(values, full, results)
 
 
 def summary(headline: dict[str, float | None], num_data: int, size: int, full: int) -> dict[str, object]:

@@ -66,7 +66,7 @@ def test_all_sections_in_order(full: Path) -> None:
     assert titles == [
         "Bounds against the number of samples", "Bounds against the number of members",
         "Gain (Delta) against diversity (JSD)", "How different are the members?",
-        "The gain, example by example",
+        "Which members", "The gain, example by example",
         "Can the importance weights be trusted?", "Members one by one", "Images", "Training curves", "Cost",
         "All numbers", "Protocol",
     ]  # fmt: skip
@@ -104,9 +104,9 @@ def test_headline_numbers_are_those_of_the_summary(full: Path) -> None:
     row = re.search(r"\| MISELBO \| (\S+) \| (\S+) \|", markdown)
     assert row and float(row[1]) == pytest.approx(headline["miselbo"], abs=0.006)
     assert float(row[2]) == pytest.approx(headline["miselbo_se"], rel=0.05)
-    bits = re.search(r"\| Joint bound \|.*?\|.*?\|.*?\| (.*?) \|", markdown)
+    bits = re.search(r"\| Joint bound \|.*?\|.*?\|.*?\|  \| (.*?) \|", markdown)
     assert bits and float(bits[1]) == pytest.approx(-headline["joint_bound"] / 64 / math.log(2), abs=0.01)
-    assert re.search(r"\| JSD \|[^|]*\|[^|]*\|[^|]*\|  \|", markdown)  # no bits/dim for what is no bound
+    assert re.search(r"\| JSD \|[^|]*\|[^|]*\|[^|]*\|  \|  \|", markdown)  # no bits/dim for what is no bound
 
 
 def test_protocol_next_to_the_numbers(full: Path) -> None:
@@ -161,6 +161,8 @@ def test_missing_column_and_headline_value_are_named(run_dir: Path) -> None:
 def test_optional_files_absent_or_damaged(run_dir: Path) -> None:
     optional = {
         "results/pairwise_jsd.csv": "pairwise_jsd",
+        "results/subsets.csv": "subsets",
+        "results/marginal.csv": "marginal",
         "results/images.npz": "images",
         "metrics.csv": "training",
     }
@@ -183,14 +185,70 @@ def test_optional_files_absent_or_damaged(run_dir: Path) -> None:
 
 def test_one_member(one: Path) -> None:
     text = write(one).read_text()
-    assert text.count("needs at least two members") == 4
+    assert text.count("needs at least two members") == 5
     assert "One member scores" in text
     assert {path.stem for path in (one / "figures").iterdir()} == {"bounds_vs_L", "weights", "images"}
 
 
 def test_many_members_and_one_sample(tmp_path: Path) -> None:
     run_dir = synthetic.make(tmp_path / "many", size=9, num_data=12, grid=(1,))
-    assert "Left out" not in write(run_dir).read_text()
+    text = write(run_dir).read_text()
+    assert re.findall("Left out[^<]*", text) == ["Left out: results/subsets.csv is not in the run folder."]
+    assert 'id="which"' in text
+
+
+def test_more_members_than_can_be_had_in_all_subsets(tmp_path: Path) -> None:
+    run_dir = synthetic.make(tmp_path / "many", size=9, num_data=12, grid=(1, 8))
+    text = write(run_dir).read_text()
+    assert "Left out" not in text
+    assert "Not every subset of 9 members can be scored" in text
+    assert "Greedy subset" in text and "Best subset" not in text
+
+
+def test_which_members_and_their_weights(full: Path) -> None:
+    text = (full / "report.html").read_text()
+    part = text[text.index('id="which"') : text.index('id="delta"')]
+    weights = json.loads((full / "results/summary.json").read_text())["mixture_weights"]["weights"]
+    shown = re.findall(r'<th scope="row" class="l">fitted</th>(.*?)</tr>', part)
+    assert [float(cell) for cell in re.findall(r">([\d.]+)</td>", shown[0])] == pytest.approx(
+        weights, abs=6e-4
+    )
+    assert "which is optimistic" in part and "Best subset" in part
+    assert (
+        len(re.findall("q1 + q2 + q3 + q4 + q5".replace("+", r"\+"), part)) == 2
+    )  # best and greedy of size 5
+    markdown = (full / "report.md").read_text()
+    table = pd.read_csv(full / "results/subsets.csv")
+    best = table[(table["size"] == 3) & table["best_of_size"]]["members"].iloc[0]
+    assert f"| 3 | {' + '.join('q' + member for member in best.split('+'))} |" in markdown
+
+
+def test_an_older_run_without_subsets_weights_and_intervals(run_dir: Path) -> None:
+    for name in ("subsets", "marginal"):
+        (run_dir / f"results/{name}.csv").unlink()
+    path = run_dir / "results/summary.json"
+    summary = json.loads(path.read_text())
+    del summary["mixture_weights"]
+    new = ("joint_gain", "delta_low", "delta_high", "share_k", "k_unknown", "non_finite")
+    summary["headline"] = {key: v for key, v in summary["headline"].items() if not key.startswith(new)}
+    path.write_text(json.dumps(summary))
+    bounds = pd.read_csv(run_dir / "results/bounds.csv")
+    old = [name for name in bounds.columns if not name.startswith(new)]
+    bounds[old].to_csv(run_dir / "results/bounds.csv", index=False)
+    text = write(run_dir).read_text()
+    assert text.count("Left out: results/subsets.csv is not in the run folder.") == 1
+    assert "95% interval" not in text and "Joint gain" not in text and "k &gt; 0.7" not in text
+
+
+def test_intervals_of_the_differences_in_the_headline(full: Path) -> None:
+    row = json.loads((full / "results/summary.json").read_text())["headline"]
+    markdown = (full / "report.md").read_text()
+    for label, name in (("Delta", "delta"), ("Joint gain", "joint_gain")):
+        shown = re.search(rf"\| {label} \|[^|]*\|[^|]*\|[^|]*\| (\S+) to (\S+) \|", markdown)
+        assert shown, label
+        assert float(shown[1]) == pytest.approx(row[f"{name}_low"], abs=0.006)
+        assert float(shown[2]) == pytest.approx(row[f"{name}_high"], abs=0.006)
+    assert re.search(r"\| MISELBO \|[^|]*\|[^|]*\|[^|]*\|  \|", markdown)
 
 
 def test_values_that_are_not_there_or_not_finite(run_dir: Path) -> None:
