@@ -7,30 +7,27 @@ torch's counters; one multiply-add is two operations.
 
 import copy
 import math
-import statistics
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
+from miselbo.counters import Peak, count_gflop, line, parameter_bytes, size_text
 from miselbo.ensemble import Ensemble, evaluating
 from miselbo.evaluation import NetworkSource, score_batch, scores_bytes
 from miselbo.settings import Settings
 from miselbo.training.module import MemberTraining, Objective
 from miselbo.workers import number_of_processes
 
-BUDGET = 8.0  # seconds one measured batch may take; larger ones are measured on some of their examples
-MEASURE = 2.0  # seconds of measuring at least
+MEASURE = 2.0  # seconds of measuring at least, for each line
+PASS_SECONDS = 0.5  # what a measured pass may take: more, and it is measured on some of a batch's examples
+STEP_SECONDS = 3.0  # the same for a training step
 
 
 def predict(
@@ -63,8 +60,9 @@ def predict(
     if len(members) > 1:  # as miselbo.training.fit does
         later = max(1, round(cfg.model.member_epoch_share * cfg.trainer.max_epochs))
         epochs += [later] * (len(members) - 1)
-    training = training_cost(target, members, data, Objective(**content), epochs, device, seconds)
-    evaluation = evaluation_cost(Ensemble(target, members), data, settings, device, processes, seconds)
+    with torch.random.fork_rng(devices=[]):  # new modules and loaders draw from the global generator
+        training = training_cost(target, members, data, Objective(**content), epochs, device, seconds)
+        evaluation = evaluation_cost(Ensemble(target, members), data, settings, device, processes, seconds)
     return {
         "device": device,
         "training": training,
@@ -102,31 +100,31 @@ def evaluation_cost(
     passes = source.num_data * size * num_samples
     total = gflop["encoder"] * source.num_data * size + gflop["pass"] * passes
 
-    def score(examples: int, samples: int) -> tuple[float, dict[str, Any]]:
-        """Seconds and values of the real work on some examples with some samples."""
+    def score(examples: int, samples: int) -> float:
+        """Seconds of the real work on some examples with some samples."""
         points = min(len(settings.grid), samples)
         source.settings = replace(settings, num_samples=samples, grid=(*range(1, points), samples))
         start = time.perf_counter()
-        values = score_batch(source, index[:examples], batch[:examples], source.settings)
-        return time.perf_counter() - start, values
+        score_batch(source, index[:examples], batch[:examples], source.settings)
+        return time.perf_counter() - start
 
     step = min(settings.samples_per_pass, num_samples)
     score(1, 1)  # warm-up
     probe = min(8, len(index))
-    one_pass = score(probe, step)[0] / probe * len(index)
-    examples = len(index) if one_pass < BUDGET / 4 else max(1, int(len(index) * BUDGET / 4 / one_pass))
+    one_pass = score(probe, step) / probe * len(index)
+    examples = min(len(index), max(1, int(len(index) * PASS_SECONDS / one_pass)))
     one_pass *= examples / len(index)
-    # at least one pass and a grid with as many points as the real one, where there are so many samples
-    few = min(num_samples, step * math.ceil(min(len(settings.grid), 1 + BUDGET / 4 / one_pass) / step))
-    many = min(num_samples, few + step * max(1, int(seconds / 4 / one_pass)))
+    # where time allows a grid with as many points as the real one, so that their cost is in the intercept
+    few = step * math.ceil(min(len(settings.grid), 1 + PASS_SECONDS / one_pass) / step)
+    few = min(num_samples, few)
+    many = min(num_samples, few + step * max(1, int(PASS_SECONDS / one_pass)))
     with Peak() as peak:
-        values = score(examples, few)[1]
-    fixed, per_sample = line(lambda n: score(examples, n)[0], few, many, seconds)
+        score(examples, few)
+    fixed, per_sample = line(lambda n: score(examples, n), few, many, seconds)
     scale = source.num_data / examples
-    whole = batches * fixed * min(1.0, len(index) / examples) if examples == len(index) else scale * fixed
-    wall = (whole + scale * num_samples * per_sample) * math.ceil(batches / processes) / batches
+    in_all = (batches if examples == len(index) else scale) * fixed + scale * num_samples * per_sample
+    wall = in_all * math.ceil(batches / processes) / batches
     source.settings = settings
-    row_bytes = sum(array.nbytes for array in values.values() if array.shape[:1] == (examples,)) / examples
     return {
         "num_data": source.num_data,
         "S": size,
@@ -139,7 +137,7 @@ def evaluation_cost(
         "bytes": {
             "parameters": parameter_bytes(ensemble),
             "activations": round(peak.bytes * len(index) / examples),
-            "result_shards": round(row_bytes * source.num_data),
+            "result_shards": shard_bytes(size, settings) * source.num_data,
             "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
         },
         "seconds_per_batch": fixed * len(index) / examples,
@@ -147,6 +145,17 @@ def evaluation_cost(
         "processes": processes,
         "minutes": wall / 60,
     }
+
+
+def shard_bytes(size: int, settings: Settings) -> int:
+    """Bytes an example takes in the result shards of an evaluation of ``size`` members."""
+    points = len(settings.grid)
+    samples = min(settings.num_samples, max(points, 64))  # beyond it nothing stored grows with L
+    scores = torch.zeros(1, size, samples), torch.zeros(1, size, samples, size)
+    source: Any = SimpleNamespace(num_members=size, passes=lambda *_: iter([scores]))
+    short = replace(settings, num_samples=samples, grid=(*range(1, points), samples))
+    values = score_batch(source, torch.zeros(1, dtype=torch.int64), None, short)
+    return sum(array.nbytes for name, array in values.items() if name != "seconds")  # of a whole batch
 
 
 @torch.no_grad()
@@ -179,7 +188,7 @@ def training_cost(
     device: str = "cpu",
     seconds: float = MEASURE,
 ) -> dict[str, Any]:
-    """Cost of fitting p and q_1, then the other members with p frozen, in one process; validation is not in it.
+    """Cost of fitting p and q_1, then the other members with p frozen, in one process, without validation.
 
     Args:
         target: stays as it is.
@@ -196,17 +205,17 @@ def training_cost(
         for s in range(1, min(len(members), 2) + 1)
     ]
     rows = []
-    for s, count in enumerate(epochs, 1):
+    for s, number in enumerate(epochs, 1):
         kind = kinds[min(s, len(kinds)) - 1]
         rows.append(
             {
                 "member": s,
-                "epochs": count,
-                "steps": count * steps,
-                "decoder_passes": count * examples,
-                "gflop": count * (steps * kind["gflop"][0] + examples * kind["gflop"][1]),
+                "epochs": number,
+                "steps": number * steps,
+                "decoder_passes": number * examples,
+                "gflop": number * (steps * kind["gflop"][0] + examples * kind["gflop"][1]),
                 "seconds_per_step": kind["seconds"][0] + kind["seconds"][1] * examples / steps,
-                "minutes": count * (steps * kind["seconds"][0] + examples * kind["seconds"][1]) / 60,
+                "minutes": number * (steps * kind["seconds"][0] + examples * kind["seconds"][1]) / 60,
             }
         )
     return {
@@ -214,7 +223,7 @@ def training_cost(
         "batch_size": data.batch_size,
         "bytes": {
             "parameters": parameter_bytes(target) + sum(parameter_bytes(member) for member in members),
-            "memory": round(max(kind["bytes"][0] + kind["bytes"][1] * data.batch_size for kind in kinds)),
+            "working": round(max(kind["bytes"][0] + kind["bytes"][1] * data.batch_size for kind in kinds)),
         },
         "decoder_passes": sum(row["decoder_passes"] for row in rows),
         "gflop": sum(row["gflop"] for row in rows),
@@ -243,7 +252,8 @@ def _step_cost(
     module.on_fit_start()
     made = module.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-    stream = cycle(loader)
+    full = min(data.batch_size, len(data.split("train")))
+    stream = (batch for _ in count() for batch in loader if len(batch["index"]) >= full)
 
     def step(examples: int) -> float:
         start = time.perf_counter()
@@ -257,20 +267,22 @@ def _step_cost(
         trainer.global_step += 1
         return time.perf_counter() - start
 
-    full = max(2, min(data.batch_size, len(data.split("train"))))
-    small = min(8, full)
-    step(2)  # warm-up: optimiser state, kernels
-    per_example = step(small) / small
-    large = max(2, min(full, int(BUDGET / 2 / per_example)))
-    counts = [_count(step, examples) for examples in (2, 4)] if full > 3 else [_count(step, full)]
+    step(min(2, full))  # warm-up: optimiser state, kernels
+    small, probe = min(2, full), min(8, full)
+    base = step(small)
+    slope = max((step(probe) - base) / max(probe - small, 1), 1e-6)
+    large = min(full, max(probe, small + int((STEP_SECONDS - base) / slope)))
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    held = sum(value.nbytes for value in states if isinstance(value, Tensor))
+    counts = [_count(step, examples) for examples in ((2, 4) if full > 3 else (full,))]
     return {
-        "seconds": line(step, max(2, large // 2), large, seconds),
+        "seconds": line(step, max(small, large // 4), large, seconds),
         "gflop": _through([gflop for gflop, _ in counts], full),
-        "bytes": _through([peak + parameter_bytes(module) for _, peak in counts], full),
+        "bytes": _through([held + peak for _, peak in counts], full),
     }
 
 
-def _count(step: Callable[[int], float], examples: int) -> tuple[float, float]:
+def _count(step: Callable[[int], float], examples: int) -> tuple[float, int]:
     gflop, _ = count_gflop(lambda: step(examples))
     with Peak() as peak:
         step(examples)
@@ -285,127 +297,31 @@ def _through(counts: Sequence[float], full: int) -> tuple[float, float]:
     return counts[0] - 2 * slope, slope
 
 
-def line(measure: Callable[[int], float], small: int, large: int, seconds: float) -> tuple[float, float]:
-    """Intercept and slope of ``measure(n)`` seconds: medians at two n, measured in turn for so many seconds.
-
-    Neither is negative; when both n are the same the intercept is 0.
-
-    Example:
-        >>> line(lambda n: 0.5 + 0.25 * n, small=2, large=4, seconds=1)
-        (0.5, 0.25)
-    """
-    times: dict[int, list[float]] = {small: [], large: []}
-    while sum(map(sum, times.values())) < seconds or len(times[large]) < 3:
-        for n, values in times.items():
-            values.append(measure(n))
-        if sum(map(sum, times.values())) > 3 * BUDGET:
-            break
-    low, high = statistics.median(times[small]), statistics.median(times[large])
-    if small == large:
-        return 0.0, high / large
-    slope = min(max((high - low) / (large - small), 0.0), high / large)
-    return high - slope * large, slope
-
-
-def count_gflop(work: Callable[[], Any]) -> tuple[float, Any]:
-    """10^9 operations of matrix products and convolutions inside ``work()``, and what it returns.
-
-    Example:
-        >>> count_gflop(lambda: torch.ones(10, 20) @ torch.ones(20, 30))[0] == 2 * 10 * 20 * 30 / 1e9
-        True
-    """
-    with FlopCounterMode(display=False) as counter:
-        result = work()
-    return counter.get_total_flops() / 1e9, result
-
-
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers.
-
-    Example:
-        >>> parameter_bytes(nn.Linear(3, 2))
-        32
-    """
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-class Peak(TorchDispatchMode):
-    """The largest number of bytes that tensors made inside the block hold at one time.
-
-    Example:
-        >>> with Peak() as peak:
-        ...     for _ in range(5):
-        ...         _ = torch.zeros(100) + 1
-        >>> peak.bytes <= 3 * 400
-        True
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self._now = 0
-        self._alive: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                self._see(tensor.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self._alive:
-            self._alive[key] = storage.nbytes()
-            self._now += storage.nbytes()
-            self.bytes = max(self.bytes, self._now)
-            weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self._now -= self._alive.pop(key, 0)
-
-
 def cost_text(result: dict[str, Any]) -> str:
     """A forecast as a table with units."""
     training, evaluation = result["training"], result["evaluation"]
     lines = [
         "",
-        f"forecast for one {result['device'].upper()} process at the speed measured now",
+        f"forecast at the speed measured now on {result['device']}; training in one process, without validation",
         "",
-        f"{'':<16}{'decoder passes':>16}{'GFLOP':>14}{'minutes':>10}",
+        f"{'':<16}{'decoder passes':>16}{'GFLOP':>18}{'minutes':>14}",
     ]
     for row in training["members"]:
         name = "train p and q1" if row["member"] == 1 else f"train q{row['member']}"
         lines.append(_row(name, row))
     lines += [_row("train, in all", training), _row("evaluate", evaluation)]
-    memory, disk = training["bytes"], evaluation["bytes"]
+    fit, score = training["bytes"], evaluation["bytes"]
     lines += [
-        f"{'total':<16}{'':>16}{'':>14}{result['minutes']:>10.2f}",
+        f"{'total':<16}{'':>16}{'':>18}{result['minutes']:>14,.2f}",
         "",
         f"evaluation: {evaluation['num_data']:,} examples x S = {evaluation['S']} x L = {evaluation['L']:,}; "
         f"{evaluation['gflop_per_pass']:.4g} GFLOP per pass; {evaluation['processes']} process(es)",
-        f"parameters {size_text(memory['parameters'])}; memory: training about {size_text(memory['memory'])}, "
-        f"evaluation about {size_text(disk['parameters'] + disk['activations'])}",
-        f"on disk: result shards {size_text(disk['result_shards'])}, saved scores {size_text(disk['saved_scores'])}",
+        f"memory: parameters {size_text(fit['parameters'])}; beside them about {size_text(fit['working'])} in training "
+        f"and {size_text(score['activations'])} in evaluation",
+        f"disk: result shards {size_text(score['result_shards'])}, saved scores {size_text(score['saved_scores'])}",
     ]
     return "\n".join(lines)
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
-    return f"{name:<16}{row['decoder_passes']:>16,}{row['gflop']:>14,.1f}{row['minutes']:>10.2f}"
-
-
-def size_text(count: float) -> str:
-    """Bytes with a unit.
-
-    Example:
-        >>> size_text(900), size_text(3 * 2**20)
-        ('900 B', '3.0 MiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+    return f"{name:<16}{row['decoder_passes']:>16,}{row['gflop']:>18,.1f}{row['minutes']:>14,.2f}"

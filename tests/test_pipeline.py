@@ -321,7 +321,9 @@ def test_two_processes_count_every_example_once(tmp_path):
     pipeline.run(cfg)
     one = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     shutil.rmtree(tmp_path / "run" / "results")
-    pipeline.run(config.load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"]))
+    pipeline.run(
+        config.load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"])
+    )
     two = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     assert two["index"].tolist() == list(range(63))
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)
