@@ -29,7 +29,7 @@ import torch
 from plain import as_published
 from torch import Tensor
 
-from miselbo import bounds
+from miselbo import bounds, machine
 from miselbo.building import build_ensemble
 from miselbo.config import compose_config
 from miselbo.data import ImageSpec
@@ -217,7 +217,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    torch.set_num_threads(args.threads)
+    machine.prepare(args.threads)
     if args.cpu_time:
         CLOCK[0] = time.process_time
     clock, best = "processor" if args.cpu_time else "wall", "median" if args.median else "minimum"
