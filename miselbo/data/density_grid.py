@@ -1,15 +1,19 @@
 """A target density and the members on a grid, in a file that the report draws from."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from miselbo.data.quadrature import Box, midpoints
 from miselbo.files import atomic
 
 POINTS = {1: 1000, 2: 200}  # per axis
+SHOWN = 0.9  # share of every member's mass that must be on the grid
+REACH = 3  # how many times the box's length the grid may have
 
 
 @torch.no_grad()
@@ -21,25 +25,41 @@ def save_grid(ensemble: Any, box: Box, log_normaliser: float | None, path: Path)
 
     Args:
         ensemble: with a classical target.
-        box: per axis its ends.
+        box: per axis its ends; widened where a member's mass reaches out of it.
         log_normaliser: log Z, taken off log p.
         path: of the file.
     """
     points = POINTS[len(box)]
-    z, _ = midpoints(box, points)
-    parameter = next(ensemble.members.parameters(), None)
-    if parameter is None:
-        parameter = next(ensemble.members.buffers())
-    z = z.to(parameter)
-    drawn = ensemble.target.at(None, [z[:, None]])
-    log_q = [member.log_prob(member.encode(None), drawn)[:, 0] for member in ensemble.members]
+    z, drawn, log_q = _values(ensemble, widened(ensemble, box), points)
     shape = (points,) * len(box)
     first = z.view(*shape, len(box))
     axes = [first[:, 0, 0], first[0, :, 1]] if len(box) == 2 else [first[:, 0]]
     arrays = {
         **{f"axis_{i}": axis for i, axis in enumerate(axes)},
         "log_p": drawn.log_p[:, 0].view(shape) - (log_normaliser or 0.0),
-        "log_q": torch.stack(log_q).view(-1, *shape),
+        "log_q": log_q.view(-1, *shape),
     }
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{name: value.float().cpu().numpy() for name, value in arrays.items()})
+
+
+def widened(ensemble: Any, box: Box) -> Box:
+    """The box, with its ends moved out (at most a box's length) until it holds nine tenths of each member's mass."""
+    middles = [(low + high) / 2 for low, high in box]
+    outer = [[m + REACH * (end - m) for end in axis] for m, axis in zip(middles, box, strict=True)]
+    z, _, log_q = _values(ensemble, outer, POINTS[len(box)])
+    order = log_q.argsort(1, descending=True)
+    mass = log_q.gather(1, order).softmax(1).cumsum(1)
+    inside = torch.cat(
+        [z[row[: 1 + int((share < SHOWN).sum())]] for row, share in zip(order, mass, strict=True)]
+    )
+    ends = zip(box, inside.amin(0).tolist(), inside.amax(0).tolist(), strict=True)
+    return [[min(axis[0], low), max(axis[1], high)] for axis, low, high in ends]
+
+
+def _values(ensemble: Any, box: Box, points: int) -> tuple[Tensor, Any, Tensor]:
+    """Grid points [P, d], what the target says there, log q of every member [S, P]."""
+    tensors = chain(ensemble.members.parameters(), ensemble.members.buffers())  # plain distributions have none
+    z = midpoints(box, points)[0].to(next(tensors, torch.empty(())))
+    drawn = ensemble.target.at(None, [z[:, None]])
+    return z, drawn, torch.stack([m.log_prob(m.encode(None), drawn)[:, 0] for m in ensemble.members])

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig
@@ -128,23 +127,20 @@ def row(name: str, path: Path) -> dict[str, Any]:
     for key, value in columns.items():
         values[key] = value.mean()
         values[f"{key}_se"] = value.std() / math.sqrt(len(value))
-    with np.load(path / "results" / "density.npz") as grid:
-        for s, log_q in enumerate(grid["log_q"]):  # the mode of a Gaussian is its mean
-            i, j = np.unravel_index(int(log_q.argmax()), log_q.shape)
-            values[f"mean_{s + 1}"] = f"({grid['axis_0'][i]:.2f}, {grid['axis_1'][j]:.2f})"
     values |= exact(target, path, int(protocol["S"]))
     return {**values, "log_z_box": protocol["log_normaliser"], "normaliser": protocol["normaliser_rule"]}
 
 
 @torch.no_grad()
-def exact(target: str, path: Path, size: int) -> dict[str, float]:
-    """The same three values by quadrature on [-10, 10]^2, at the members' parameters."""
+def exact(target: str, path: Path, size: int) -> dict[str, Any]:
+    """The members' means, and the same three values by quadrature on [-10, 10]^2 at their parameters."""
     density = getattr(densities, target)
     z, log_cell = midpoints([[-10, 10], [-10, 10]], 800)
-    log_q = []
+    log_q, means = [], {}
     for s in range(1, size + 1):
         state = checkpoints.read(checkpoints.member_path(path, s), "member")["state"]
         mean = state.get("free.loc", state.get("fixed_loc"))
+        means[f"mean_{s}"] = f"({mean[0]:.2f}, {mean[1]:.2f})"
         log_q.append(densities.normal_log_density(z, mean.double(), state["fixed_scale"].double()).sum(-1))
     every = torch.stack(log_q)
     mixture = torch.logsumexp(every, 0) - math.log(size)
@@ -152,7 +148,7 @@ def exact(target: str, path: Path, size: int) -> dict[str, float]:
     average = float((mass * (every - density(z))).sum(1).mean())
     jsd = float((mass * (every - mixture)).sum(1).mean())
     values = {"kl_mix": average - jsd, "kl_avg": average, "jsd": jsd}
-    return {f"{name}_quadrature": value for name, value in values.items()}
+    return {**means, **{f"{name}_quadrature": value for name, value in values.items()}}
 
 
 def markdown(table: pd.DataFrame, budget: str) -> str:

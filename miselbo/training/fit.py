@@ -1,9 +1,6 @@
 """Fits an amortised ensemble: the decoder with q_1, then q_2..q_S one by one, then all jointly where that is asked."""
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo import checkpoints
-from miselbo.building import build, build_ensemble
+from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
 from miselbo.progress import EpochMeter
 from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
 from miselbo.training.joint import fine_tune
+from miselbo.training.lightning import run_trainer
 from miselbo.training.module import MemberTraining, Objective
 
 
@@ -88,36 +86,10 @@ def _train(
     if module.member > 1:
         epochs = max(1, round(cfg.model.member_epoch_share * epochs))
     validations = cfg.trainer.check_val_every_n_epoch or max(epochs // 10, 1)
-    with quiet():
-        trainer: pl.Trainer = build(
-            cfg.trainer,
-            max_epochs=epochs,
-            check_val_every_n_epoch=validations,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-            logger=loggers(module.member),
-            default_root_dir=folder,
-        )
-        try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
-            )
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
-                raise KeyboardInterrupt from None
-            raise
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Lightning's advice on worker processes, hardware and tips; its errors stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        yield
+    logs = loggers(module.member)
+    run_trainer(
+        cfg, data, folder, module, callbacks, logs, resume, epochs, check_val_every_n_epoch=validations
+    )
 
 
 def plain(node: DictConfig) -> Any:

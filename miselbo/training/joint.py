@@ -13,13 +13,13 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
 from miselbo import checkpoints
-from miselbo.building import build
 from miselbo.ensemble import Ensemble, Frozen, latent_noise
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.progress import EpochMeter
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.estimators import ESTIMATORS, chosen
+from miselbo.training.lightning import run_trainer
 
 JOINT = 2**32  # stream of the joint phase, apart from every member's own
 MOST_SKIPPED = 20
@@ -171,30 +171,10 @@ def fine_tune(
 def _run(
     cfg: DictConfig, data: Any, folder: Path, loggers: list[Logger], module: JointTraining, resume: Path
 ) -> None:
-    from miselbo.training.fit import quiet
-
     epochs = max(1, round(cfg.ensemble.joint_epoch_share * cfg.trainer.max_epochs))
     callbacks = [
         ResumePoint(resume, cfg.ensemble.resume_interval),
         EpochMeter("jointly", cfg.trainer.enable_progress_bar),
     ]
-    with quiet():
-        trainer: pl.Trainer = build(
-            cfg.trainer,
-            max_epochs=epochs,
-            check_val_every_n_epoch=epochs,
-            limit_val_batches=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=callbacks,
-            logger=loggers,
-            default_root_dir=folder,
-        )
-        try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
-            )
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
-                raise KeyboardInterrupt from None
-            raise
+    arguments = {"check_val_every_n_epoch": epochs, "limit_val_batches": 0}
+    run_trainer(cfg, data, folder, module, callbacks, loggers, resume, epochs, **arguments)

@@ -17,9 +17,6 @@ def phylo_root():
 
 
 @pytest.fixture(scope="session")
-def phylo_golden():
+def phylo_golden(golden):
     """Folder of values confirmed by IQ-TREE and by enumeration."""
-    folder = SHARED / "golden" / "phylo"
-    if not folder.is_dir():
-        pytest.skip(f"golden values are absent: no folder {folder}")
-    return folder
+    return golden / "phylo"
