@@ -60,6 +60,29 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
 
 
+def normalise(norm: nn.BatchNorm2d, x: Tensor, repeats: int = 1) -> Tensor:
+    """Batch norm of x as if each pixel were there ``repeats`` times.
+
+    Mean and variance are the same; the unbiased variance that goes into the running one is not: n / (n - 1) counts the
+    repeated pixels.
+
+    Example:
+        >>> norms, x = [batch_norm(2).train() for _ in range(2)], torch.randn(3, 2, 4, 4)
+        >>> y, z = double(normalise(norms[0], x, repeats=4)), norms[1](double(x))
+        >>> torch.allclose(y, z, atol=1e-5), torch.allclose(norms[0].running_var, norms[1].running_var)
+        (True, True)
+    """
+    if repeats == 1 or not norm.training or norm.running_var is None or norm.momentum is None:
+        return norm(x)
+    before = norm.running_var.clone()
+    y = norm(x)
+    n = x.numel() // x.shape[1]
+    surplus = (n - 1) / n * repeats * n / (repeats * n - 1) - 1
+    running = norm.running_var.data  # autograd keeps running_var and would refuse a change
+    running.add_(running - (1 - norm.momentum) * before, alpha=surplus)
+    return y
+
+
 def double(x: Tensor) -> Tensor:
     """Twice the resolution, each pixel repeated."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -112,12 +135,11 @@ class BottleneckOperation(nn.Module):
         self.norm_out = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in, H, W] -> [N, out, H', W']."""
-        late = self.up and not self.norm_in.training  # repeating pixels commutes with all but the statistics
-        if self.up and not late:
-            x = double(x)
-        x = F.silu(self.norm_wide(self.widen(self.norm_in(x))))
-        if late:
+        """[N, in, H, W] -> [N, out, H', W'], the doubling behind the steps that commute with repeating pixels."""
+        repeats = 4 if self.up else 1
+        x = self.widen(normalise(self.norm_in, x, repeats))
+        x = F.silu(normalise(self.norm_wide, x, repeats))
+        if self.up:
             x = double(x)
         x = F.silu(self.norm_spatial(self._convolve(x)))
         return self.norm_out(self.narrow(x))
