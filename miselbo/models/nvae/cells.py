@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from miselbo.errors import InputError
 from miselbo.models.nvae.convs import WeightNormConv2d
 from miselbo.models.nvae.depthwise import depthwise_conv
+from miselbo.models.nvae.norm_swish import norm_swish, normalise
 
 UP = -1  # stride of a cell that doubles the resolution
 
@@ -60,29 +61,6 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
 
 
-def normalise(norm: nn.BatchNorm2d, x: Tensor, repeats: int = 1) -> Tensor:
-    """Batch norm of x as if each pixel were there ``repeats`` times.
-
-    Mean and variance are the same; the unbiased variance that goes into the running one is not: n / (n - 1) counts the
-    repeated pixels.
-
-    Example:
-        >>> norms, x = [batch_norm(2).train() for _ in range(2)], torch.randn(3, 2, 4, 4)
-        >>> y, z = double(normalise(norms[0], x, repeats=4)), norms[1](double(x))
-        >>> torch.allclose(y, z, atol=1e-5), torch.allclose(norms[0].running_var, norms[1].running_var)
-        (True, True)
-    """
-    if repeats == 1 or not norm.training or norm.running_var is None or norm.momentum is None:
-        return norm(x)
-    before = norm.running_var.clone()
-    y = norm(x)
-    n = x.numel() // x.shape[1]
-    surplus = (n - 1) / n * repeats * n / (repeats * n - 1) - 1
-    running = norm.running_var.data  # autograd keeps running_var and would refuse a change
-    running.add_(running - (1 - norm.momentum) * before, alpha=surplus)
-    return y
-
-
 def double(x: Tensor) -> Tensor:
     """Twice the resolution, each pixel repeated."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -100,7 +78,10 @@ class SimpleOperation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H', W']."""
-        x = self.activation(x if self.norm is None else self.norm(x))
+        if self.norm is not None and self.activation is F.silu:
+            x = norm_swish(self.norm, x)
+        else:
+            x = self.activation(x if self.norm is None else self.norm(x))
         return self.conv(double(x) if self.up else x)
 
 
@@ -136,12 +117,15 @@ class BottleneckOperation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H', W'], the doubling behind the steps that commute with repeating pixels."""
-        repeats = 4 if self.up else 1
-        x = self.widen(normalise(self.norm_in, x, repeats))
-        x = F.silu(normalise(self.norm_wide, x, repeats))
-        if self.up:
+        late = self.up and (type(self.norm_in) is nn.BatchNorm2d or not self.norm_in.training)
+        repeats = 4 if late else 1
+        if self.up and not late:
             x = double(x)
-        x = F.silu(self.norm_spatial(self._convolve(x)))
+        x = self.widen(normalise(self.norm_in, x, repeats))
+        x = norm_swish(self.norm_wide, x, repeats)
+        if late:
+            x = double(x)
+        x = norm_swish(self.norm_spatial, self._convolve(x))
         return self.norm_out(self.narrow(x))
 
     def _convolve(self, x: Tensor) -> Tensor:
