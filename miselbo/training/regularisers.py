@@ -44,7 +44,8 @@ class SpectralNormSum(nn.Module):
         iterations = 4 if self._started else 40
         total = kernels[0].new_zeros(())
         for (rows, columns), members in self.groups.items():
-            matrix = torch.stack([kernels[i].reshape(rows, columns) for i in members])
+            # channels last, as the kernels are stored: the order of the columns changes no singular value
+            matrix = torch.stack([kernels[i].permute(0, 2, 3, 1).reshape(rows, columns) for i in members])
             u, v = self.get_buffer(f"u_{rows}_{columns}"), self.get_buffer(f"v_{rows}_{columns}")
             with torch.no_grad():
                 left = u[:, None]

@@ -75,7 +75,7 @@ class _NormSwish(torch.autograd.Function):
         shift = bias - mean * scale
         y = torch.empty_like(x)
         source, target, merged = _rows(x), _rows(y), _merged(x)
-        arrays = [tensor.repeat(merged).numpy() for tensor in (scale, shift)]
+        arrays = [_tiled(t, merged) for t in (scale, shift)]
         share(len(source), lambda part, first, last: kernels.swish(source, *arrays, target, first, last))
         ctx.save_for_backward(x, mean, inverse, scale, shift)
         ctx.training = norm.training
@@ -91,7 +91,7 @@ class _NormSwish(torch.autograd.Function):
         of_x = torch.empty_like(x)
         merged, channels, n = _merged(x), x.shape[1], x.numel() // x.shape[1]
         rows = [_rows(t) for t in (x, gradient, of_x)]
-        constants = [t.repeat(merged).numpy() for t in (scale, shift, mean)]
+        constants = [_tiled(t, merged) for t in (scale, shift, mean)]
         sums = x.new_zeros(torch.get_num_threads(), 2, channels * merged, dtype=torch.float64)
         out = sums.numpy()
         share(
@@ -103,9 +103,9 @@ class _NormSwish(torch.autograd.Function):
         if ctx.training:
             slope = -along * inverse.double().square() / n
             offset = -total / n - slope * mean
-            lines = [(scale * t).to(x.dtype).repeat(merged).numpy() for t in (offset, slope)]
+            lines = [_tiled((scale * t).to(x.dtype), merged) for t in (offset, slope)]
         else:
-            lines = [torch.zeros_like(scale).repeat(merged).numpy()] * 2
+            lines = [_tiled(torch.zeros_like(scale), merged)] * 2
         share(
             len(rows[0]),
             lambda part, first, last: kernels.add_line(rows[2], rows[0], constants[0], *lines, first, last),
@@ -120,7 +120,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     merged, channels, n = _merged(x), x.shape[1], x.numel() // x.shape[1]
     source = _rows(x)
     origin = x[0, :, 0, 0].detach().clone()  # differences to it cancel less than the values themselves
-    start = origin.repeat(merged).numpy()
+    start = _tiled(origin, merged)
     sums = x.new_zeros(torch.get_num_threads(), 2, channels * merged, dtype=torch.float64)
     out = sums.numpy()
     share(len(source), lambda part, first, last: kernels.moments(source, start, out[part], first, last))
@@ -155,6 +155,11 @@ def _merged(x: Tensor) -> int:
     while x.shape[1] * merged < ROW and (x.numel() // x.shape[1]) % (2 * merged) == 0:
         merged *= 2
     return merged
+
+
+def _tiled(values: Tensor, merged: int) -> Any:
+    """Values of the channels [C] for a row of merged pixels, as an array."""
+    return (values if merged == 1 else values.repeat(merged)).detach().numpy()
 
 
 def _rows(x: Tensor) -> Any:

@@ -76,7 +76,7 @@ class _Winograd(torch.autograd.Function):
         n, _, height, width = x.shape
         filters = _filters(kernel)
         products = torch.bmm(_cut(x), filters.permute(1, 2, 0))
-        y = x.new_empty(n, len(kernel), height, width).to(memory_format=LAST)
+        y = torch.empty(n, len(kernel), height, width, dtype=x.dtype, memory_format=LAST)
         shift = x.new_zeros(len(kernel)) if bias is None else bias
         arrays = products.numpy(), shift.detach().numpy(), _pixels(y)
         share(n, lambda part, first, last: tiles.join(*arrays, first, last))
