@@ -1,6 +1,7 @@
 """The guides: examples that run, links that lead somewhere, a site that builds without a network."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 import runs
 import yaml
+from PIL import Image
 
 from miselbo import config
 from miselbo.pipeline import run
@@ -32,6 +34,25 @@ def test_the_example_of_an_own_model_trains_and_scores(tmp_path, monkeypatch):
     assert -100 < summary["headline"]["average_elbo"] < 0
     assert (tmp_path / "run" / "report.html").exists()
     monkeypatch.delitem(sys.modules, "my_model")
+
+
+def test_the_charts_of_the_dashboard_guide_are_drawn_from_an_offline_file(tmp_path):
+    more = [
+        "ensemble.size=2",
+        "logger=wandb",
+        "logger.mode=offline",
+        "report=false",
+        "evaluation.num_pictures=0",
+    ]
+    runs.fit(tmp_path / "run", *more)
+    draw = runpy.run_path(str(DOCS / "dashboard.py"))
+    (files,), (table,) = (list(found.values()) for found in draw["read"](tmp_path))
+    assert draw["curve"](files[0].history, 2, "val/miselbo")[0] == [0]  # half of two epochs
+    assert table["S"].max() == 2 and table["L"].max() == 4
+    draw["main"](tmp_path, tmp_path / "charts.png")
+    assert Image.open(tmp_path / "charts.png").size == (1200, 2025)
+    with pytest.raises(SystemExit, match="no finished offline W&B run"):
+        draw["read"](tmp_path / "run" / "results")
 
 
 def pages(node):
