@@ -18,7 +18,7 @@ from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_html
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
-from miselbo.report.tables import NAMES, Table, error_text, fixed, plus_minus
+from miselbo.report.tables import NAMES, Table, fixed, plus_minus
 from miselbo.tables import write_csv
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
@@ -154,15 +154,20 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
         for _, row in summary.iterrows()
     ]  # fmt: skip
     spreads = [
-        [str(row["configuration"]), *(error_text(row[f"{name}_sd"]) for name in (*BOUNDS, "delta", "jsd"))]
+        [
+            NAMES[name],
+            str(row["configuration"]),
+            *(row[f"{name}_{key}"] for key in ("mean", "sd", "low", "high")),
+        ]
+        for name in (*BOUNDS, "delta", "jsd")
         for _, row in summary.iterrows()
     ]
     failures = [
         Section(
             "failed",
             "Jobs without a result",
-            ["The same command runs them again, and nothing else."],
-            tables=[Table(["Job", "Status", "Error"], bad[["name", "status", "error"]].values.tolist(), "lll")],
+            ["The same command runs them again, and nothing else. A job's link leads to its record with the stack trace."],
+            tables=[Table(["Job", "Status", "Error"], [failure(sweep, row) for _, row in bad.iterrows()], "lll")],
         )
     ] if len(bad) else []  # fmt: skip
     return Report(
@@ -170,18 +175,39 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
         protocol_line=f"{len(frame)} jobs, {len(summary)} configurations; {INTERVAL}; nats; {common(frame)}",
         glance=count(frame),
         headline=Table(columns, rows, "l" + "r" * (len(columns) - 1)),
-        trust=[f"{row['name']}: {row['error'] or row['status']}" for _, row in bad.iterrows()],
+        trust=[],
         protocol=Table([], [], ""),
         sections=[
             *failures,
             Section("figure", "By configuration",
                     ["Faint marks are single seeds, the others their means with the 95% interval."],
                     [Picture("sweep", "Bounds, Delta and JSD by configuration", picture)]),
-            Section("spread", "Standard deviation over seeds",
-                    tables=[Table(["Configuration", *columns[2:]], spreads, "l" + "r" * len(columns[2:]))]),
-            Section("jobs", "Jobs", tables=[jobs_listed(sweep, frame)]),
+            Section("spread", "Mean, standard deviation and 95% interval over seeds",
+                    tables=[Table(["Bound", "Configuration", "mean", "sd", "95% from", "to"],
+                                  [[*row[:2], *interval(*row[2:])] for row in spreads], "llrrrr")]),
+            Section("jobs", "Jobs", ["With all columns: sweep.csv; the table before this one: summary.csv."],
+                    tables=[jobs_listed(sweep, frame)]),
         ],
     )  # fmt: skip
+
+
+def interval(mean: float, sd: float, low: float, high: float) -> list[str]:
+    """Mean, sd and interval with the digits that the sd leaves meaningful.
+
+    Example:
+        >>> interval(-31.68002, 0.30084, -32.42734, -30.93270), interval(-31.68002, *[math.nan] * 3)
+        (['-31.68', '0.30', '-32.43', '-30.93'], ['-31.6800', '–', '–', '–'])
+    """
+    digits = min(6, max(0, 1 - math.floor(math.log10(sd)))) if math.isfinite(sd) and sd > 0 else 4
+    return [fixed(value, digits) for value in (mean, sd, low, high)]
+
+
+def failure(sweep: Path, row: Any) -> list[str]:
+    """A job without a result: its name, with a link to its record where there is one, status and error."""
+    record = f"jobs/{row['run_dir'].replace('/', '__')}.json"
+    there = bool(row["run_dir"]) and (sweep / record).is_file()
+    name = Markup('<a href="{}">{}</a>').format(record, row["name"]) if there else row["name"]
+    return [name, row["status"], row["error"]]
 
 
 def jobs_listed(sweep: Path, frame: pd.DataFrame) -> Table:
@@ -189,7 +215,7 @@ def jobs_listed(sweep: Path, frame: pd.DataFrame) -> Table:
     rows = []
     for _, row in frame.iterrows():
         page = f"{row['run_dir']}/report.html"
-        there = bool(row["run_dir"]) and (sweep / page).is_file()
+        there = row["status"] == "finished" and (sweep / page).is_file()
         name = Markup('<a href="{}">{}</a>').format(page, row["name"]) if there else row["name"]
         values = [
             plus_minus(row[key], row[f"{key}_se"]) for key in ("miselbo", "joint_bound", "average_iwelbo")
