@@ -166,7 +166,7 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
         Section(
             "failed",
             "Jobs without a result",
-            ["The same command runs them again, and nothing else. A job's link leads to its record with the stack trace."],
+            ["The same command runs them again, and nothing else. Their links lead to records with stack traces."],
             tables=[Table(["Job", "Status", "Error"], [failure(sweep, row) for _, row in bad.iterrows()], "lll")],
         )
     ] if len(bad) else []  # fmt: skip
