@@ -105,8 +105,9 @@ def on_dashboard(run: Any, folder: Path) -> set[Key]:
     """What W&B has of this run's curves already.
 
     Args:
-        run: just started. Online and resumed, its summary holds the last step of each member; offline, the files of
-            earlier starts in ``folder/wandb`` hold the rows, and ``wandb sync`` appends this one to them.
+        run: just started. Online and resumed, its summary holds the last step of each member and the last value of each
+            metric. Offline, the files of earlier starts in ``folder/wandb`` hold the rows, and ``wandb sync`` appends
+            this one to them.
         folder: run folder.
     """
     if run.offline:
@@ -114,9 +115,13 @@ def on_dashboard(run: Any, folder: Path) -> set[Key]:
         return {key for file in files for row in WandbFile(file).history for key in keys(row)}
     if not run.resumed:
         return set()
-    rows = tidy_rows(folder / "metrics.csv")
-    last = {member: run.summary.get(f"q{member}/step") for member, _, _ in rows}
-    return {key for key in rows if (there := last[key[0]]) is not None and key[1] <= there}
+    there = run.summary.get
+    return {
+        (member, step, name)
+        for (member, step, name), value in tidy_rows(folder / "metrics.csv").items()
+        if (last := there(f"q{member}/step")) is not None
+        and (step < last or (step == last and there(f"q{member}/{name}") == value))
+    }
 
 
 def keys(row: Mapping[str, Any]) -> Iterator[Key]:

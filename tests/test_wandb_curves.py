@@ -108,26 +108,28 @@ def test_a_killed_run_shows_every_value_once(tmp_path, monkeypatch, before):
 
 
 def test_a_run_that_the_server_has_gets_the_rest(tmp_path):
-    rows = [(1, step, "train/elbo", float(step)) for step in (9, 19, 29)] + [(2, 9, "train/elbo", 5.0)]
+    rows = [(1, step, "train/elbo", float(step)) for step in (9, 19, 29)]
+    rows += [(1, 19, "val/elbo", 9.0), (2, 9, "train/elbo", 5.0)]  # the first of them was not yet sent
     path = tmp_path / "metrics.csv"
     pd.DataFrame(rows, columns=["member", "step", "metric", "value"]).to_csv(path, index=False)
     with path.open("a") as file:
         file.write("2,19,train/elbo,0.1")  # cut short by a kill
     run = Run()
-    run.resumed, run.summary = True, {"q1/step": 19}
+    run.resumed, run.summary = True, {"q1/step": 19, "q1/train/elbo": 19.0, "q1/val/elbo": 8.0}
     known = on_dashboard(run, tmp_path)
     assert known == {(1, 9, "train/elbo"), (1, 19, "train/elbo")}
     catch_up(run, path, known)
     assert run.rows == [
+        {"q1/val/elbo": 9.0, "epoch": 1, "q1/step": 19},
         {"q1/train/elbo": 29.0, "epoch": 2, "q1/step": 29},
         {"q2/train/elbo": 5.0, "epoch": 0, "q2/step": 9},
     ]
     curves = WandbCurves(run, 2, known=known)
     for step in (9, 19):
         curves.log_metrics({"train/elbo": 7.0, "epoch": step // 10}, step)
-    assert run.rows[2:] == [{"q2/train/elbo": 7.0, "epoch": 1, "q2/step": 19}]
+    assert run.rows[3:] == [{"q2/train/elbo": 7.0, "epoch": 1, "q2/step": 19}]
     catch_up(run, path, known)
-    assert len(run.rows) == 3
+    assert len(run.rows) == 4
     assert on_dashboard(SimpleNamespace(offline=False, resumed=False), tmp_path) == set()
 
 
