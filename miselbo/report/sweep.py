@@ -118,7 +118,9 @@ def half_width(row: Any, name: str) -> float:
 
 def figure(frame: pd.DataFrame, summary: pd.DataFrame, footer: str) -> Figure:
     """The bounds, and Delta and JSD, by configuration: a mark per seed, mean and 95% interval beside them."""
-    height = 3.2 + 0.28 * len(summary)
+    names = [tick(name) for name in summary["configuration"]]
+    lines = max(name.count("\n") for name in names) + 1
+    height = 3.2 + max(0.28, 0.17 * lines) * len(summary)
     made, (left, right) = new_figure(height, 1, 2, footer)
     looks = {name: BOUND_STYLES[name] for name in BOUNDS}
     gains = {"delta": {"color": BLUE, "marker": "o"}, "jsd": {"color": VERMILLION, "marker": "s"}}
@@ -136,12 +138,27 @@ def figure(frame: pd.DataFrame, summary: pd.DataFrame, footer: str) -> Figure:
                 axis.plot(
                     seeds, np.full(len(seeds), place), linestyle="none", alpha=0.35, markersize=4, **style
                 )
-        axis.set_yticks(range(len(summary)), list(summary["configuration"]) if axis is left else [])
+        axis.set_yticks(range(len(summary)), names if axis is left else [])
         axis.set_ylim(len(summary) - 0.4, -0.6)
     label(left, "Bounds", "nats")
     label(right, "Delta (circles) and JSD (squares)", "nats")
     legend_below(made, left)
     return made
+
+
+def tick(configuration: str, width: int = 28) -> str:
+    """A configuration as a label beside an axis: an override per line, long keys without their first parts.
+
+    Example:
+        >>> tick("ensemble.size=2, model.approximation.num_channels=16")
+        'ensemble.size=2\\nnum_channels=16'
+    """
+    lines = []
+    for override in configuration.split(", "):
+        while len(override) > width and "." in override.split("=")[0]:
+            override = override.split(".", 1)[1]
+        lines.append(override if len(override) <= width else f"{override[: width - 1]}…")
+    return "\n".join(lines)
 
 
 def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Figure) -> Report:
