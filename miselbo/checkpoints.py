@@ -89,7 +89,7 @@ def load_file(path: Path) -> Any:
         KeyError,
         OSError,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]  # no advice of torch's
         raise InputError(
             f"{path} cannot be read as a checkpoint ({reason}): damaged, or not of this project"
         ) from None

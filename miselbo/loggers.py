@@ -2,18 +2,21 @@
 
 import os
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 
 from miselbo.errors import InputError
 from miselbo.files import write_text
+from miselbo.sampling import grid
 from miselbo.training.callbacks import TidyMetrics
+from miselbo.wandb_curves import Key, WandbCurves, catch_up, on_dashboard
 
 
 class Loggers:
@@ -32,12 +35,15 @@ class Loggers:
         self.folder = folder
         self.kind = cfg.logger.name
         self._wandb: Any = None
+        self._known = set[Key]()  # curves that are on the dashboard
         if self.kind not in ("csv", "wandb", "tensorboard"):
             raise InputError(f"unknown logger.name={self.kind}; known are csv, tensorboard, wandb")
 
     def __enter__(self) -> "Loggers":
         if self.kind == "wandb" and os.environ.get("LOCAL_RANK", "0") == "0":
             self._wandb = start_wandb(self.cfg, self.folder)
+            self._known = on_dashboard(self._wandb, self.folder)
+            catch_up(self._wandb, self.folder / "metrics.csv", self._known)
         return self
 
     def __exit__(
@@ -51,9 +57,8 @@ class Loggers:
         loggers: list[Logger] = [TidyMetrics(self.folder / "metrics.csv", member)]
         if self.kind == "wandb":
             if self._wandb is not None:  # rank 0
-                loggers.append(
-                    WandbCurves(self._wandb, member, self.cfg.model.objective.get("steps_per_epoch"))
-                )
+                epoch = self.cfg.model.objective.get("steps_per_epoch")
+                loggers.append(WandbCurves(self._wandb, member, epoch, self._known))
         elif self.kind == "tensorboard":
             from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -69,12 +74,14 @@ class Loggers:
         import wandb
 
         run = self._wandb
+        catch_up(run, self.folder / "metrics.csv", self._known)  # of members that other processes trained
         run.summary.update({k: v for k, v in summary["headline"].items() if v is not None})
         figures = sorted((folder / "figures").glob("*.png"))
         run.log(
             {
                 "bounds": wandb.Table(dataframe=pd.read_csv(folder / "results" / "bounds.csv")),
                 **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures},
+                **{f"samples/{name}": wandb.Image(image) for name, image in samples(folder).items()},
             }
         )
         self._attach("report", [folder / "report.html"])
@@ -93,43 +100,22 @@ class Loggers:
             self._wandb.log_artifact(artifact)
 
 
-class WandbCurves(Logger):
-    """A member's curves in the one W&B run of its ensemble: its number is the prefix, the epoch the x-axis.
+def samples(folder: Path) -> dict[str, np.ndarray]:
+    """Grids of the run's own images: originals, ``q1`` ... their reconstructions by each member, ``prior`` samples.
 
-    Args:
-        run: of W&B.
-        member: s; 0 for joint training.
-        steps_per_epoch: gives the epoch where a trainer logs steps alone.
+    Small images are enlarged by a whole factor, for a dashboard would blur them. Empty for a target without images.
     """
-
-    def __init__(self, run: Any, member: int, steps_per_epoch: int | None = None):
-        super().__init__()
-        self.run, self.member, self.steps_per_epoch = run, member, steps_per_epoch
-        run.define_metric("epoch", hidden=True)
-        run.define_metric(f"q{member}/*", step_metric="epoch")
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        """The run's id."""
-        return str(self.run.id)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run holds the whole configuration already."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row: the values under the member's prefix, and the epoch, counted from 0."""
-        values = dict(metrics)
-        epoch = values.pop("epoch", None)
-        if epoch is None:
-            epoch = max(0, -(-(step or 0) // (self.steps_per_epoch or 1)) - 1)
-        row = {f"q{self.member}/{name}": float(value) for name, value in values.items()}
-        self.run.log({**row, "epoch": int(epoch), f"q{self.member}/step": step or 0})
+    path = folder / "results" / "images.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path) as arrays:
+        shown = {"originals": arrays["originals"], "prior": arrays["samples"]}
+        shown |= {f"q{s}": images for s, images in enumerate(arrays["reconstructions"], 1)}
+    factor = max(1, 64 // shown["prior"].shape[-1])
+    return {
+        name: grid(torch.from_numpy(images)).repeat(factor, 0).repeat(factor, 1)
+        for name, images in shown.items()
+    }
 
 
 def require(package: str) -> None:

@@ -2,8 +2,7 @@
 
 import json
 
-import matplotlib
-import offline_wandb
+import numpy as np
 import pandas as pd
 import pytest
 import runs
@@ -13,6 +12,7 @@ from miselbo import loggers, pipeline
 from miselbo.errors import InputError
 from miselbo.loggers import Loggers
 from miselbo.training.callbacks import TidyMetrics
+from miselbo.wandb_file import finished
 
 
 @pytest.fixture
@@ -55,6 +55,8 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
     codes = []
 
     class Run:
+        offline, id = True, "abc"
+
         def finish(self, exit_code):
             codes.append(exit_code)
 
@@ -62,9 +64,10 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
     cfg = runs.configure(tmp_path, "logger=wandb")
     with Loggers(cfg, tmp_path):
         pass
-    with pytest.raises(ZeroDivisionError), Loggers(cfg, tmp_path):
-        _ = 1 / 0
-    assert codes == [0, 1]
+    for end in (ZeroDivisionError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(end), Loggers(cfg, tmp_path):
+            raise end
+    assert codes == [0, 1, 1, 1]
 
 
 def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
@@ -72,7 +75,7 @@ def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
     more = ("logger=wandb", "logger.mode=offline", "logger.group=my-sweep", "logger.checkpoints=true")
     summary = runs.fit(folder, "ensemble.size=2", *more)
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    shown = offline_wandb.finished(file)
+    shown = finished(file)
     assert shown.exit_code == 0 and shown.run.run_group == "my-sweep"
     assert sorted(shown.run.tags) == ["S=2", "digits", "vae"]
     assert shown.config["model"]["target"]["num_latents"] == 2 and shown.config["seed"] == 0
@@ -91,6 +94,13 @@ def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
     grid = pd.read_csv(folder / "results" / "bounds.csv")
     assert table["columns"] == list(grid.columns) and len(table["data"]) == len(grid)
     assert (file.parent / "files" / last["figures/bounds_vs_L"]["path"]).read_bytes()[1:4] == b"PNG"
+    with np.load(folder / "results" / "images.npz") as images:
+        assert images["samples"].shape == (4, 1, 8, 8)
+    for name in ("originals", "prior", "q1", "q2"):
+        shown_image = last[f"samples/{name}"]
+        side = 1 if name != "prior" else 2  # 2 images beside each other, or 4 in a square; 8 times as large
+        assert shown_image["_type"] == "image-file" and shown_image["width"] == 17 * 8
+        assert shown_image["height"] == (9 * side - 1) * 8
     kinds = {artifact.type: artifact for artifact in shown.artifacts if artifact.type in ("report", "model")}
     listed = {kind: {entry.path for entry in item.manifest.contents} for kind, item in kinds.items()}
     assert listed == {"report": {"report.html"}, "model": {"target.ckpt", "q1.ckpt", "q2.ckpt"}}
@@ -101,40 +111,5 @@ def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
     files = sorted(
         (folder / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime
     )
-    again = offline_wandb.finished(files[-1])
+    again = finished(files[-1])
     assert len(files) == 2 and again.run.run_id == shown.run.run_id and again.exit_code == 1
-
-
-def test_the_epoch_of_a_trainer_that_logs_steps_alone():
-    rows = []
-
-    class Run:
-        id = "x"
-
-        def define_metric(self, *args, **kwargs):
-            pass
-
-        def log(self, row):
-            rows.append(row)
-
-    curves = loggers.WandbCurves(Run(), 3, steps_per_epoch=100)
-    for step in (99, 100, 199, 200):
-        curves.log_metrics({"train/elbo": 1.0}, step)
-    assert [row["epoch"] for row in rows] == [0, 0, 1, 1] and rows[0]["q3/train/elbo"] == 1.0
-
-
-def test_wandb_without_a_key_is_offline_and_asks_nothing(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    environment = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
-    environment["MPLCONFIGDIR"] = matplotlib.get_configdir()  # its list of fonts takes seconds to make
-    arguments = runs.overrides(folder, "logger=wandb", "ensemble.size=2", "evaluation.num_pictures=0")
-    status, out, err = runs.command(tmp_path, *arguments, **environment)
-    assert status == 0, err
-    (offline,) = (folder / "wandb").glob("offline-run-*")
-    assert list(offline.glob("run-*.wandb"))
-    assert (folder / "wandb_run_id").read_text().strip() in offline.name
-    assert f"wandb sync {folder}/wandb/offline-run-*" in out + err
-    assert "deprecated" not in out + err
-    assert json.loads((folder / "results" / "summary.json").read_text())["headline"]["S"] == 2
-    assert (folder / "metrics.csv").exists()

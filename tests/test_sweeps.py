@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -47,6 +48,11 @@ def test_tables_figure_and_report_after_a_sweep_and_nothing_twice(call, tmp_path
         assert (row["miselbo_low"], row["miselbo_high"]) == (pytest.approx(low), pytest.approx(high))
     page = (sweep / "report.html").read_text()
     assert "/report.html" not in page and "data:image/png;base64" in page and "ensemble.size=3" in page
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", line) for line in page.splitlines()]
+    for _, row in summary.iterrows():
+        (shown,) = (found for found in rows if found[:2] == ["MISELBO", row["configuration"]])
+        for key, cell in zip(("mean", "sd", "low", "high"), shown[2:], strict=True):
+            assert float(cell) == pytest.approx(row[f"miselbo_{key}"], abs=0.051 * row["miselbo_sd"])
     assert (sweep / "figures" / "sweep.png").exists() and "6 of 6 jobs finished" in out
 
     monkeypatch.setattr(pipeline, "run", lambda cfg: pytest.fail("a finished job ran again"))
@@ -93,6 +99,8 @@ def test_a_failed_job_hides_and_stops_nothing_and_runs_again(call, tmp_path, mon
     assert np.isnan(jobs.loc[(2, 1), "miselbo"]) and np.isfinite(jobs.loc[(2, 2), "miselbo"])
     page = (sweep / "report.html").read_text()
     assert "RuntimeError: disk on fire" in page and "2 of 6 jobs finished, 4 failed" in page
+    record = f"jobs/{jobs.loc[(2, 1), 'run_dir']}.json"
+    assert f'<a href="{record}">' in page and (sweep / record).is_file()
     assert "failed: ensemble.size=2 seed=1" in err and "disk on fire" in out
     record = next(r for r in sweeps.read_jobs(sweep) if r.get("error", "").startswith("RuntimeError"))
     assert "second line" in record["traceback"]

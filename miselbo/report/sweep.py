@@ -18,7 +18,7 @@ from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_html
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
-from miselbo.report.tables import NAMES, Table, error_text, fixed, plus_minus
+from miselbo.report.tables import NAMES, Table, fixed, plus_minus
 from miselbo.tables import write_csv
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
@@ -118,7 +118,9 @@ def half_width(row: Any, name: str) -> float:
 
 def figure(frame: pd.DataFrame, summary: pd.DataFrame, footer: str) -> Figure:
     """The bounds, and Delta and JSD, by configuration: a mark per seed, mean and 95% interval beside them."""
-    height = 3.2 + 0.28 * len(summary)
+    names = [tick(name) for name in summary["configuration"]]
+    lines = max(name.count("\n") for name in names) + 1
+    height = 3.2 + max(0.28, 0.17 * lines) * len(summary)
     made, (left, right) = new_figure(height, 1, 2, footer)
     looks = {name: BOUND_STYLES[name] for name in BOUNDS}
     gains = {"delta": {"color": BLUE, "marker": "o"}, "jsd": {"color": VERMILLION, "marker": "s"}}
@@ -136,12 +138,27 @@ def figure(frame: pd.DataFrame, summary: pd.DataFrame, footer: str) -> Figure:
                 axis.plot(
                     seeds, np.full(len(seeds), place), linestyle="none", alpha=0.35, markersize=4, **style
                 )
-        axis.set_yticks(range(len(summary)), list(summary["configuration"]) if axis is left else [])
+        axis.set_yticks(range(len(summary)), names if axis is left else [])
         axis.set_ylim(len(summary) - 0.4, -0.6)
     label(left, "Bounds", "nats")
     label(right, "Delta (circles) and JSD (squares)", "nats")
     legend_below(made, left)
     return made
+
+
+def tick(configuration: str, width: int = 28) -> str:
+    """A configuration as a label beside an axis: an override per line, long keys without their first parts.
+
+    Example:
+        >>> tick("ensemble.size=2, model.approximation.num_channels=16")
+        'ensemble.size=2\\nnum_channels=16'
+    """
+    lines = []
+    for override in configuration.split(", "):
+        while len(override) > width and "." in override.split("=")[0]:
+            override = override.split(".", 1)[1]
+        lines.append(override if len(override) <= width else f"{override[: width - 1]}…")
+    return "\n".join(lines)
 
 
 def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Figure) -> Report:
@@ -154,15 +171,20 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
         for _, row in summary.iterrows()
     ]  # fmt: skip
     spreads = [
-        [str(row["configuration"]), *(error_text(row[f"{name}_sd"]) for name in (*BOUNDS, "delta", "jsd"))]
+        [
+            NAMES[name],
+            str(row["configuration"]),
+            *(row[f"{name}_{key}"] for key in ("mean", "sd", "low", "high")),
+        ]
+        for name in (*BOUNDS, "delta", "jsd")
         for _, row in summary.iterrows()
     ]
     failures = [
         Section(
             "failed",
             "Jobs without a result",
-            ["The same command runs them again, and nothing else."],
-            tables=[Table(["Job", "Status", "Error"], bad[["name", "status", "error"]].values.tolist(), "lll")],
+            ["The same command runs them again, and nothing else. Their links lead to records with stack traces."],
+            tables=[Table(["Job", "Status", "Error"], [failure(sweep, row) for _, row in bad.iterrows()], "lll")],
         )
     ] if len(bad) else []  # fmt: skip
     return Report(
@@ -170,18 +192,39 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
         protocol_line=f"{len(frame)} jobs, {len(summary)} configurations; {INTERVAL}; nats; {common(frame)}",
         glance=count(frame),
         headline=Table(columns, rows, "l" + "r" * (len(columns) - 1)),
-        trust=[f"{row['name']}: {row['error'] or row['status']}" for _, row in bad.iterrows()],
+        trust=[],
         protocol=Table([], [], ""),
         sections=[
             *failures,
             Section("figure", "By configuration",
                     ["Faint marks are single seeds, the others their means with the 95% interval."],
                     [Picture("sweep", "Bounds, Delta and JSD by configuration", picture)]),
-            Section("spread", "Standard deviation over seeds",
-                    tables=[Table(["Configuration", *columns[2:]], spreads, "l" + "r" * len(columns[2:]))]),
-            Section("jobs", "Jobs", tables=[jobs_listed(sweep, frame)]),
+            Section("spread", "Mean, standard deviation and 95% interval over seeds",
+                    tables=[Table(["Bound", "Configuration", "mean", "sd", "95% from", "to"],
+                                  [[*row[:2], *interval(*row[2:])] for row in spreads], "llrrrr")]),
+            Section("jobs", "Jobs", ["With all columns: sweep.csv; the table before this one: summary.csv."],
+                    tables=[jobs_listed(sweep, frame)]),
         ],
     )  # fmt: skip
+
+
+def interval(mean: float, sd: float, low: float, high: float) -> list[str]:
+    """Mean, sd and interval with the digits that the sd leaves meaningful.
+
+    Example:
+        >>> interval(-31.68002, 0.30084, -32.42734, -30.93270), interval(-31.68002, *[math.nan] * 3)
+        (['-31.68', '0.30', '-32.43', '-30.93'], ['-31.6800', '–', '–', '–'])
+    """
+    digits = min(6, max(0, 1 - math.floor(math.log10(sd)))) if math.isfinite(sd) and sd > 0 else 4
+    return [fixed(value, digits) for value in (mean, sd, low, high)]
+
+
+def failure(sweep: Path, row: Any) -> list[str]:
+    """A job without a result: its name, with a link to its record where there is one, status and error."""
+    record = f"jobs/{row['run_dir'].replace('/', '__')}.json"
+    there = bool(row["run_dir"]) and (sweep / record).is_file()
+    name = Markup('<a href="{}">{}</a>').format(record, row["name"]) if there else row["name"]
+    return [name, row["status"], row["error"]]
 
 
 def jobs_listed(sweep: Path, frame: pd.DataFrame) -> Table:
@@ -189,7 +232,7 @@ def jobs_listed(sweep: Path, frame: pd.DataFrame) -> Table:
     rows = []
     for _, row in frame.iterrows():
         page = f"{row['run_dir']}/report.html"
-        there = bool(row["run_dir"]) and (sweep / page).is_file()
+        there = row["status"] == "finished" and (sweep / page).is_file()
         name = Markup('<a href="{}">{}</a>').format(page, row["name"]) if there else row["name"]
         values = [
             plus_minus(row[key], row[f"{key}_se"]) for key in ("miselbo", "joint_bound", "average_iwelbo")

@@ -1,34 +1,49 @@
-"""Reads what an offline W&B run would send: LevelDB log blocks of protobuf records (wandb 0.31 ships no reader)."""
+"""Reads what W&B keeps of a run on disk (``run-<id>.wandb``): what the dashboard shows once the file is sent.
+
+The file is a log of protobuf records in LevelDB's format: blocks of 32 KiB, records cut into chunks at their borders.
+"""
 
 import json
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
-
 BLOCK, FULL, FIRST, LAST = 2**15, 1, 2, 4
+HEADER = 7  # bytes: of the file, and of each chunk (checksum, length, kind)
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
-    """The whole records: one chunk, or several across blocks of 32 KiB; 7 bytes of file header, 7 of each chunk."""
-    assert data[:4] == b":W&B"
-    at, parts = 7, b""
-    while at + 7 <= len(data):
+    """The whole records of a file's bytes; a record that a kill cut short is left out.
+
+    Example:
+        >>> chunk = bytes(4) + (5).to_bytes(2, "little") + bytes([FULL]) + b"hello"
+        >>> list(chunks(b":W&B" + bytes(3) + chunk + chunk[:9]))
+        [b'hello']
+    """
+    if data[:4] != b":W&B":
+        return
+    at, parts = HEADER, b""
+    while at + HEADER <= len(data):
         left = BLOCK - at % BLOCK
-        if left < 7:
+        if left < HEADER:
             at += left
             continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        parts = (b"" if kind in (FULL, FIRST) else parts) + data[at + 7 : at + 7 + length]
-        at += 7 + length
+        _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        end = at + HEADER + length
+        if kind == 0 or end > len(data):
+            return
+        parts = (b"" if kind in (FULL, FIRST) else parts) + data[at + HEADER : end]
+        at = end
         if kind in (FULL, LAST):
             yield parts
 
 
 def records(file: Path) -> list[Any]:
+    """The file's protobuf records."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
     found = []
     for chunk in chunks(file.read_bytes()):
         record = Record()
@@ -37,7 +52,7 @@ def records(file: Path) -> list[Any]:
     return found
 
 
-def items(part: Any) -> dict[str, Any]:
+def items(part: Iterable[Any]) -> dict[str, Any]:
     """Name and value of an item list, as nested as their keys."""
     found: dict[str, Any] = {}
     for item in part:
@@ -49,16 +64,26 @@ def items(part: Any) -> dict[str, Any]:
     return found
 
 
-def finished(file: Path, seconds: float = 60) -> "Offline":
+def finished(file: Path, seconds: float = 60) -> "WandbFile":
     """The run of a file once its last record is written, which is shortly after ``finish`` returns."""
     end = time.monotonic() + seconds
-    while (shown := Offline(file)).exit_code is None and time.monotonic() < end:
+    while (shown := WandbFile(file)).exit_code is None and time.monotonic() < end:
         time.sleep(0.2)
     return shown
 
 
-class Offline:
-    """What one file shows: run, config, history rows, summary, metric definitions, artifacts, exit code."""
+class WandbFile:
+    """What one file shows.
+
+    Attributes:
+        run: the run's record: ``run_id``, ``run_group``, ``tags``, ``display_name``.
+        config: nested configuration.
+        history: rows, each name to value; images and tables as their descriptions.
+        summary: last values and headline.
+        metrics: of each defined metric (``q1/*``) the one on its x-axis.
+        artifacts: records of logged artifacts.
+        exit_code: None while there is no last record; W&B then shows the run as failed.
+    """
 
     def __init__(self, file: Path):
         self.history: list[dict[str, Any]] = []
