@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cells import BottleneckOperation, batch_norm, double
-from miselbo.models.nvae.norm_swish import norm_swish, normalise, statistics
+from miselbo.models.nvae.cpu.norm_swish import norm_swish, normalise, statistics
 
 
 def norm_of(channels, seed=0):

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from miselbo.models.nvae.convs import WeightNormConv2d
-from miselbo.models.nvae.winograd import applies, winograd_conv
+from miselbo.models.nvae.cpu.winograd import applies, winograd_conv
 
 
 @pytest.fixture(params=[1, 3])
@@ -59,7 +59,7 @@ def test_where_it_is_used():
 
 def test_a_module_takes_it_only_for_stride_and_dilation_1(monkeypatch):
     called = []
-    monkeypatch.setattr("miselbo.models.nvae.winograd.winograd_conv", lambda *a: called.append(a) or a[0])
+    monkeypatch.setattr("miselbo.models.nvae.cpu.winograd.winograd_conv", lambda *a: called.append(a) or a[0])
     x = torch.zeros(1, 128, 8, 8)
     for settings, uses in (({}, 1), ({"stride": 2}, 0), ({"dilation": 2}, 0)):
         called.clear()

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from miselbo.errors import InputError
 from miselbo.models.nvae.convs import WeightNormConv2d
-from miselbo.models.nvae.depthwise import depthwise_conv
-from miselbo.models.nvae.norm_swish import norm_swish, normalise
+from miselbo.models.nvae.cpu.depthwise import depthwise_conv
+from miselbo.models.nvae.cpu.norm_swish import norm_swish, normalise
 
 UP = -1  # stride of a cell that doubles the resolution
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from miselbo.models.nvae import winograd
+from miselbo.models.nvae.cpu import winograd
 
 EPSILON = 1e-5  # beside the norm
 

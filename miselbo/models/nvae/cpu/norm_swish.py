@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from miselbo.threads import share
+from miselbo.models.nvae.cpu.threads import share
 
 LAST = torch.channels_last
 ROW = 128  # numbers that one call of a compiled loop handles at least, where the channels are few
@@ -61,7 +61,7 @@ class _NormSwish(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, repeats: int
     ) -> Tensor:
-        from miselbo.models.nvae import kernels  # compiles, where nothing is stored yet
+        from miselbo.models.nvae.cpu import kernels  # compiles, where nothing is stored yet
 
         x = x.contiguous(memory_format=LAST)
         if norm.training:
@@ -84,7 +84,7 @@ class _NormSwish(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from miselbo.models.nvae import kernels
+        from miselbo.models.nvae.cpu import kernels
 
         x, mean, inverse, scale, shift = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=LAST)
@@ -115,7 +115,7 @@ class _NormSwish(torch.autograd.Function):
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, [C] each, float32 from sums in float64."""
-    from miselbo.models.nvae import kernels
+    from miselbo.models.nvae.cpu import kernels
 
     merged, channels, n = _merged(x), x.shape[1], x.numel() // x.shape[1]
     source = _rows(x)

@@ -1,4 +1,4 @@
-"""Compiled transforms of Winograd's convolution (:mod:`miselbo.models.nvae.winograd`), float32.
+"""Compiled transforms of Winograd's convolution (:mod:`miselbo.models.nvae.cpu.winograd`), float32.
 
 Images are [N, H, W, C], tiles [36, N H W / 16, C], first index 6 * row + column. Every two-dimensional transform is a
 one-dimensional one of the columns, then of the rows. Channels go through in blocks of constant size, so that the
@@ -8,7 +8,7 @@ the core's nearest cache.
 
 import numpy as np
 
-from miselbo.models.nvae.kernels import BLOCK, compiled, copy, inlined
+from miselbo.models.nvae.cpu.kernels import BLOCK, compiled, copy, inlined
 
 B2, B3, B4, B5, B6 = (k * BLOCK for k in range(2, 7))
 TWO, FOUR, FIVE, EIGHT = (np.float32(k) for k in (2, 4, 5, 8))

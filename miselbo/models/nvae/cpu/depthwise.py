@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from miselbo.threads import share
+from miselbo.models.nvae.cpu.threads import share
 
 LAST = torch.channels_last
 
@@ -16,7 +16,7 @@ def depthwise_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     """Depthwise k x k convolution, padded to keep the size: x [N, C, H, W], kernel [C, 1, k, k].
 
     The library's kernel gradient takes several times as long as the rest of the convolution on a CPU; for k = 5 and
-    stride 1 in float32 it is a compiled loop of ours, :func:`miselbo.models.nvae.kernels.depthwise_gradient`.
+    stride 1 in float32 it is a compiled loop of ours, :func:`miselbo.models.nvae.cpu.kernels.depthwise_gradient`.
 
     Example:
         >>> x, kernel = torch.randn(2, 3, 4, 4), torch.randn(3, 1, 5, 5)
@@ -50,7 +50,7 @@ class _Depthwise(torch.autograd.Function):
 
 def kernel_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """Gradient [C, 1, 5, 5] of the kernel from input and output gradient [N, C, H, W], float32 on a CPU."""
-    from miselbo.models.nvae.kernels import depthwise_gradient  # compiles, where nothing is stored yet
+    from miselbo.models.nvae.cpu.kernels import depthwise_gradient  # compiles, where nothing is stored yet
 
     arrays = [t.contiguous(memory_format=LAST).permute(0, 2, 3, 1).detach().numpy() for t in (x, gradient)]
     sums = torch.zeros(torch.get_num_threads(), 25, x.shape[1])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from miselbo.threads import share
+from miselbo.models.nvae.cpu.threads import share
 
 LAST = torch.channels_last
 FEWEST_CHANNELS = 128  # in and out; below, moving tiles costs what the products save
@@ -71,7 +71,7 @@ def winograd_conv(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        from miselbo.models.nvae import tiles  # compiles, where nothing is stored yet
+        from miselbo.models.nvae.cpu import tiles  # compiles, where nothing is stored yet
 
         n, _, height, width = x.shape
         filters = _filters(kernel)
@@ -87,7 +87,7 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        from miselbo.models.nvae import tiles
+        from miselbo.models.nvae.cpu import tiles
 
         x, filters = ctx.saved_tensors
         n, out = len(x), gradient.shape[1]
@@ -117,7 +117,7 @@ def _filters(kernel: Tensor) -> Tensor:
 
 def _cut(x: Tensor) -> Tensor:
     """B^T d B of every 6x6 tile: [36, tiles, C] from [N, C, H, W]."""
-    from miselbo.models.nvae import tiles
+    from miselbo.models.nvae.cpu import tiles
 
     out = x.new_empty(36, x.numel() // x.shape[1] // 16, x.shape[1])
     arrays = _pixels(x), out.numpy()
