@@ -27,8 +27,11 @@ def share(count: int, work: Callable[[int, int, int], None]) -> None:
         work(0, 0, count)
         return
     cuts = [count * part // threads for part in range(threads + 1)]
-    parts = range(threads)
-    list(_pool(threads, os.getpid()).map(work, parts, cuts[:-1], cuts[1:]))
+    pool = _pool(threads - 1, os.getpid())
+    others = [pool.submit(work, part, cuts[part], cuts[part + 1]) for part in range(1, threads)]
+    work(0, 0, cuts[1])
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=4)
