@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from miselbo.files import atomic, write_json, write_text
-from miselbo.phylo.newick import Topology, read_topologies
+from miselbo.phylo.newick import Topology
 from miselbo.phylo.tree import bits, quote
+from miselbo.phylo.tree_files import read_topologies
 
 SAMPLES = 1000  # per member
 MAJORITY = 0.5

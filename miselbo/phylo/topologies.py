@@ -22,9 +22,10 @@ import pooch
 from miselbo.errors import InputError
 from miselbo.files import atomic
 from miselbo.phylo.alignment import MISSING, Alignment
-from miselbo.phylo.newick import Topology, inner_splits, parse_newick, read_topologies
+from miselbo.phylo.newick import Topology, inner_splits, parse_newick
 from miselbo.phylo.support import Support
 from miselbo.phylo.tree import all_topologies, nodes
+from miselbo.phylo.tree_files import read_topologies
 
 METHODS = ("auto", "file", "iqtree", "nj", "all")
 FORMAT = 1  # goes up when what a cached support holds changes

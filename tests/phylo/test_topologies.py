@@ -1,5 +1,5 @@
-import os
 import stat
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
 from miselbo.phylo.topologies import SupportOptions, find_support, most_frequent, nj_bootstrap
 from miselbo.phylo.tree import lengths_of, newick, random_topology
 
-PROGRAM = """#!/usr/bin/env python3
+PROGRAM = """#!{python}
 # stands for IQ-TREE: writes two topologies, the first 99 times as often
 import sys
 arguments = dict(zip(sys.argv[1::1], sys.argv[2::1]))
@@ -35,9 +35,9 @@ with open(arguments["--prefix"] + ".ufboot", "w") as file:
 
 def program(folder, monkeypatch, name="iqtree2", fail=False):
     path = folder / name
-    path.write_text(PROGRAM.format(fail=fail))
+    path.write_text(PROGRAM.format(python=sys.executable, fail=fail))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(folder))  # an installed IQ-TREE is not seen
 
 
 def small():
