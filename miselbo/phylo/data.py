@@ -109,8 +109,8 @@ def benchmark(
     if root is None:
         raise InputError(
             f"dataset={name} needs dataset.root=<a folder with {stem}.fasta>: DS1..DS8 are the 'hohna' alignments in "
-            "the numbering of the VBPI papers (docs/phylo.md says where they are published and lists their sizes); any other file: "
-            "dataset=alignment dataset.path=<file>"
+            "the numbering of the VBPI papers (docs/phylo.md says where they are published and lists their sizes); any "
+            "other file: dataset=alignment dataset.path=<file>"
         )
     files = [Path(root, letters + ending) for letters in (stem, name) for ending in ENDINGS]
     path = next((file for file in files if file.is_file()), None)
