@@ -145,7 +145,9 @@ def save(ensemble: Any, seed: int, posterior: str | None, results: Path) -> None
     rows = found.pop("splits")
     tree = consensus({row["split"]: row["q"] for row in rows})
     support = ensemble.target.spec.support
-    table = pd.DataFrame([{**row, "split": support.name(row["split"])} for row in rows])
+    full = (1 << len(names)) - 1  # a split is named by its smaller side
+    shown = [support.name(min(row["split"], full ^ row["split"], key=int.bit_count)) for row in rows]
+    table = pd.DataFrame([{**row, "split": name} for row, name in zip(rows, shown, strict=True)])
     with atomic(results / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
     write_text(results / "consensus.nwk", consensus_newick(tree, names) + "\n")

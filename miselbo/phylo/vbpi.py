@@ -97,11 +97,10 @@ class Posterior(nn.Module):
 
     def protocol(self) -> dict[str, str]:
         """The model in words, for the protocol of an evaluation."""
-        pi = self.substitution.pi(self.spec.alignment)
-        model = self.substitution.describe(pi)
-        return {
-            "substitution_model": f"{model}, iid exponential branch lengths, uniform unrooted topologies; float64"
-        }
+        rate: Any = self.branch_rate
+        model = self.substitution.describe(self.substitution.pi(self.spec.alignment))
+        prior = f"iid exponential branch lengths of rate {rate.item():g}, uniform unrooted topologies"
+        return {"substitution_model": f"{model}, {prior}", "dtype": "float64"}
 
     def log_likelihood(self, trees: Trees, x: Tensor) -> Tensor:
         """log p(Y | tau, b) [K]."""
