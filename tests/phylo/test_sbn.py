@@ -50,6 +50,17 @@ def test_log_q_is_the_sum_over_all_rootings(num_taxa, num_trees, seed):
     np.testing.assert_allclose(sbn.topology_log_prob(trees).detach(), expected, atol=1e-10)
 
 
+def test_more_taxa_than_the_bits_of_a_machine_word():
+    generator, sbn = np.random.default_rng(1), random_sbn(130, 3, 0)
+    uniforms = torch.from_numpy(generator.random((6, 129)))
+    drawn = sbn.sample(uniforms)
+    trees = [random_topology(130, np.random.default_rng(0)), *sbn.support.topologies(drawn)]
+    expected = [log_q(topology, 130, *probabilities(sbn)) for topology in trees]
+    found = sbn.topology_log_prob(trees).detach()
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(sbn.log_prob(drawn).detach(), found[1:], atol=1e-12)
+
+
 def test_support_of_trees_is_that_of_their_rootings():
     generator = np.random.default_rng(0)
     trees = [random_topology(9, generator) for _ in range(7)]
