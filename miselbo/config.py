@@ -36,6 +36,7 @@ ADDED = {
     "model.approximation.num_flows": 0, "model.objective.regulariser_initial": None,
     "trainer.sync_batchnorm": False, "ensemble.objective": "independent", "ensemble.estimator": "all_to_all",
     "ensemble.sampled": None, "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
+    "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
 }  # fmt: skip
 
 

@@ -107,6 +107,44 @@ def evaluation_cost(
     passes = source.num_data * size * num_samples
     total = gflop["encoder"] * source.num_data * size + gflop["pass"] * passes
 
+    timed = evaluation_seconds(source, settings, processes, seconds)
+    return {
+        "num_data": source.num_data,
+        "S": size,
+        "L": num_samples,
+        "batches": batches,
+        "decoder_passes": passes,
+        "gflop_per_pass": gflop["pass"],
+        "gflop_by_part": gflop,
+        "gflop": total,
+        "bytes": {
+            "parameters": parameter_bytes(ensemble),
+            "activations": timed["activations"],
+            "result_shards": shard_bytes(size, settings) * source.num_data,
+            "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
+        },
+        "seconds_per_batch": timed["seconds_per_batch"],
+        "seconds_per_sample": timed["seconds_per_sample"],
+        "processes": processes,
+        "minutes": timed["minutes"],
+    }
+
+
+def evaluation_seconds(
+    source: NetworkSource, settings: Settings, processes: int = 1, seconds: float = MEASURE
+) -> dict[str, Any]:
+    """Measured speed of one evaluation: ``minutes``, seconds of a batch and of each of its samples, peak bytes.
+
+    Args:
+        source: of the whole split; its settings change while it is measured.
+        settings: of the evaluation.
+        processes: that share the batches.
+        seconds: of measuring, at least.
+    """
+    index, batch = next(iter(source.batches()))
+    batches = math.ceil(source.num_data / settings.batch_size)
+    num_samples = settings.num_samples
+
     def score(examples: int, samples: int) -> float:
         """Seconds of the real work on some examples with some samples."""
         points = min(len(settings.grid), samples)
@@ -133,24 +171,10 @@ def evaluation_cost(
     wall = in_all * math.ceil(batches / processes) / batches
     source.settings = settings
     return {
-        "num_data": source.num_data,
-        "S": size,
-        "L": num_samples,
-        "batches": batches,
-        "decoder_passes": passes,
-        "gflop_per_pass": gflop["pass"],
-        "gflop_by_part": gflop,
-        "gflop": total,
-        "bytes": {
-            "parameters": parameter_bytes(ensemble),
-            "activations": round(peak.bytes * len(index) / examples),
-            "result_shards": shard_bytes(size, settings) * source.num_data,
-            "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
-        },
+        "minutes": wall / 60,
         "seconds_per_batch": fixed * len(index) / examples,
         "seconds_per_sample": per_sample * len(index) / examples,
-        "processes": processes,
-        "minutes": wall / 60,
+        "activations": round(peak.bytes * len(index) / examples),
     }
 
 

@@ -104,8 +104,10 @@ def evaluate(
     stamp = fingerprint(ensemble)
     data_stamp = f"{stamp} {data.protocol(settings.split)}"
     shards, keys = folder / "results" / "shards", list[str]()
+    target: Any = ensemble.target
     protocol = {
         **data.protocol(settings.split),
+        **(target.protocol() if hasattr(target, "protocol") else {}),
         "seed": cfg.seed,
         "model": cfg.model.name,
         "device": device,

@@ -66,7 +66,7 @@ def write_results(
             "L": settings.num_samples,
             "grid": list(settings.grid),
             "evaluation_seed": settings.seed,
-            "dtype": settings.dtype,
+            "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
         },
         "trust": tables.trust(examples, headline),

@@ -167,7 +167,10 @@ def test_a_folder_of_an_older_version_lacks_newer_keys(tmp_path):
     config.claim_folder(cfg, tmp_path)
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "q1.ckpt").touch()
+    of_trees = "model.target.substitution."  # tests/phylo/test_substitution.py
     for key, value in config.ADDED.items():
+        if key.startswith(of_trees):
+            continue
         group, _, name = key.rpartition(".")
         assert OmegaConf.select(cfg, key) == value  # the default has stayed what it was
         del OmegaConf.select(cfg, group)[name]

@@ -4,8 +4,6 @@ A character is a set of the states A, C, G, T, kept as four bits: A = 1, C = 2, 
 of its bases, and ``- ? N X .`` are all four (missing). Taxa are numbered in the order of the file.
 """
 
-import gzip
-import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from miselbo.errors import InputError
+from miselbo.phylo.reading import Records, read_records, read_text
 
 MISSING = 15
 CODES = {
@@ -104,7 +103,7 @@ class Alignment:
             table[ord(letter)] = table[ord(letter.lower())] = code
         rows = []
         for sequence in sequences.values():
-            row = table[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
+            row = table[np.frombuffer(sequence.encode(), dtype=np.uint8)]
             if (row == 0).any():
                 raise foreign_letters(sequences, source)
             rows.append(row)
@@ -191,48 +190,12 @@ def foreign_letters(sequences: dict[str, str], source: str) -> InputError:
     )
 
 
-def read_text(path: Path) -> str:
-    """A text file, gzipped or not; InputError when it cannot be read."""
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read {path}: {reason}") from None
-
-
-def read_records(text: str, source: str) -> list[tuple[str, str]]:
-    """Names and sequences, by Biopython; the format is told from the content."""
-    from Bio import AlignIO, SeqIO
-
-    start = text.lstrip()
-    if start.startswith(">"):
-        return [(r.id, str(r.seq)) for r in SeqIO.parse(io.StringIO(start), "fasta")]
-    if start[:6].upper() == "#NEXUS":
-        formats = ["nexus"]
-    else:
-        head = start.split("\n", 1)[0].split()
-        if len(head) < 2 or not (head[0].isdigit() and head[1].isdigit()):
-            raise InputError(
-                f"{source} is no alignment known here: expected FASTA (starts with '>'), NEXUS ('#NEXUS') or "
-                f"PHYLIP (two numbers), got {start[:40]!r}"
-            )
-        formats = ["phylip-relaxed", "phylip-sequential", "phylip"]
-    reasons = []
-    for name in formats:
-        try:
-            records = [(r.id, str(r.seq)) for r in AlignIO.read(io.StringIO(start), name)]
-            if all(name and len(sequence) == len(records[0][1]) for name, sequence in records):
-                return records
-            reasons.append(f"{name}: not the names and lengths that the header announces")
-        except Exception as error:  # Biopython's parsers raise many kinds, NexusError among them
-            reasons.append(f"{name}: {error}")
-    raise InputError(f"{source} cannot be read as an alignment ({'; '.join(reasons)[:300]})")
-
-
-def dict_of(records: list[tuple[str, str]], source: str) -> dict[str, str]:
+def dict_of(records: Records, source: str) -> dict[str, str]:
     """Records by name; InputError for a name twice."""
     twice = [name for name, count in Counter(name for name, _ in records).items() if count > 1]
     if twice:
-        raise InputError(f"{source} holds the same taxon more than once: {', '.join(twice[:10])}")
+        raise InputError(
+            f"{source} holds the same taxon more than once: {', '.join(twice[:10])} "
+            "(in FASTA and relaxed PHYLIP a name ends at the first blank)"
+        )
     return dict(records)

@@ -56,6 +56,8 @@ class AlignmentData(Replicates):
         """Read the alignment and find the support."""
         if self._spec is None:
             alignment = self.read()
+            if alignment.num_missing == alignment.num_sites:
+                raise InputError(f"{alignment.source} holds no base at all: every character is missing")
             support, self.about = find_support(alignment, self.options)
             self._spec = PhyloSpec(alignment, support)
             self.pass_dims = 8 * (2 * alignment.num_taxa - 3)  # embedding rows are what a pass holds
@@ -75,12 +77,11 @@ class AlignmentData(Replicates):
         save(ensemble, settings.seed, self.posterior, results)
 
     def protocol(self, split: str = "test") -> dict[str, Any]:
-        """Alignment, model and support beside what a replicate is."""
+        """Alignment and support beside what a replicate is."""
         alignment, support = self.spec.alignment, self.spec.support
         return {
             **super().protocol(split),
             "alignment": f"{alignment.source}: {alignment.describe()}",
-            "substitution_model": "JC69, iid exponential branch lengths, uniform unrooted topologies; float64",
             "support": (
                 f"{self.about['num_topologies']} topologies ({self.about['method']}): {support.num_splits} splits, "
                 f"{len(support.pair_params)} subsplit pairs"
@@ -108,8 +109,8 @@ def benchmark(
     if root is None:
         raise InputError(
             f"dataset={name} needs dataset.root=<a folder with {stem}.fasta>: DS1..DS8 are the 'hohna' alignments in "
-            "the numbering of the VBPI papers (docs/phylo.md lists their sizes); any other file: "
-            "dataset=alignment dataset.path=<file>"
+            "the numbering of the VBPI papers (docs/phylo.md says where they are published and lists their sizes); any "
+            "other file: dataset=alignment dataset.path=<file>"
         )
     files = [Path(root, letters + ending) for letters in (stem, name) for ending in ENDINGS]
     path = next((file for file in files if file.is_file()), None)

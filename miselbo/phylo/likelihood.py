@@ -1,4 +1,4 @@
-"""Log-likelihood of trees with branch lengths under JC69, differentiable in the lengths."""
+"""Log-likelihood of trees with branch lengths, differentiable in the lengths."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,26 +11,17 @@ from miselbo.errors import InputError
 from miselbo.phylo import tree as trees
 from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.newick import parse_newick, taxon_numbers
+from miselbo.phylo.substitution import Substitution
 
 
-class JukesCantor:
-    """log p(Y | tau, b) of an alignment under the model of Jukes and Cantor (1969), nats.
+class Likelihood:
+    """log p(Y | tau, b) of an alignment, nats; a subclass has the compiled ``kernel``."""
 
-    Args:
-        alignment: its patterns are merged up to relabelling the states.
-
-    Example:
-        >>> alignment = Alignment.from_sequences({"a": "AC", "b": "AC", "c": "AT", "d": "AT"})
-        >>> nodes = torch.from_numpy(trees.nodes((0b1100,), 4))[None]
-        >>> JukesCantor(alignment)(nodes, torch.full((1, 5), 0.1, dtype=torch.float64))
-        tensor([-7.0530], dtype=torch.float64)
-    """
-
-    def __init__(self, alignment: Alignment):
-        from miselbo.phylo.kernels import blocks
-
-        patterns = alignment.merged_patterns
-        self.tips, self.counts = blocks(patterns.tips, patterns.counts)
+    def kernel(
+        self, nodes: np.ndarray, lengths: np.ndarray, gradient: bool, values: np.ndarray, slopes: np.ndarray
+    ) -> None:
+        """Fill values [K] and, if asked for, gradients [K, 2n - 3]."""
+        raise NotImplementedError
 
     def __call__(self, nodes: Tensor, lengths: Tensor) -> Tensor:
         """Log-likelihood of K trees.
@@ -48,15 +39,11 @@ class JukesCantor:
         self, nodes: np.ndarray, lengths: np.ndarray, gradient: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values [K] and, if asked for, gradients [K, 2n - 3]; trees are shared out over torch's threads."""
-        from miselbo.phylo.kernels import jc_trees
-
         values, slopes = np.empty(len(lengths)), np.empty_like(lengths)
 
         def part(rows: slice) -> None:
             with np.errstate(all="ignore"):
-                jc_trees(
-                    nodes[rows], lengths[rows], self.tips, self.counts, gradient, values[rows], slopes[rows]
-                )
+                self.kernel(nodes[rows], lengths[rows], gradient, values[rows], slopes[rows])
 
         threads = min(torch.get_num_threads(), len(lengths))
         if threads <= 1:
@@ -68,11 +55,82 @@ class JukesCantor:
         return values, slopes
 
 
+class JukesCantor(Likelihood):
+    """The model of Jukes and Cantor (1969).
+
+    Args:
+        alignment: its patterns are merged up to relabelling the states.
+
+    Example:
+        >>> alignment = Alignment.from_sequences({"a": "AC", "b": "AC", "c": "AT", "d": "AT"})
+        >>> nodes = torch.from_numpy(trees.nodes((0b1100,), 4))[None]
+        >>> JukesCantor(alignment)(nodes, torch.full((1, 5), 0.1, dtype=torch.float64))
+        tensor([-7.0530], dtype=torch.float64)
+    """
+
+    def __init__(self, alignment: Alignment):
+        from miselbo.phylo.kernels import blocks
+
+        patterns = alignment.merged_patterns
+        self.tips, self.counts = blocks(patterns.tips, patterns.counts)
+
+    def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
+        """Fill values and gradients."""
+        from miselbo.phylo.kernels import jc_trees
+
+        jc_trees(nodes, lengths, self.tips, self.counts, gradient, values, slopes)
+
+
+class Reversible(Likelihood):
+    """Any reversible model, with rate categories.
+
+    Args:
+        alignment: identical columns are merged.
+        model: with its parameters.
+
+    Example:
+        >>> alignment = Alignment.from_sequences({"a": "AC", "b": "AC", "c": "AT", "d": "AT"})
+        >>> nodes = torch.from_numpy(trees.nodes((0b1100,), 4))[None]
+        >>> model = Substitution("hky", kappa=1.0, frequencies=[0.25] * 4)
+        >>> Reversible(alignment, model)(nodes, torch.full((1, 5), 0.1, dtype=torch.float64))
+        tensor([-7.0530], dtype=torch.float64)
+    """
+
+    def __init__(self, alignment: Alignment, model: Substitution):
+        from miselbo.phylo.kernels import blocks
+
+        patterns = alignment.patterns
+        tips, self.counts = blocks(patterns.tips, patterns.counts)
+        self.tips = tips.reshape(*tips.shape[:2], 4, -1)
+        self.pi = model.pi(alignment)
+        self.rates = model.category_rates()
+        self.rate_matrix = model.rate_matrix(self.pi)
+        root = np.sqrt(self.pi)
+        values, vectors = np.linalg.eigh(
+            root[:, None] * self.rate_matrix / root
+        )  # symmetric: Q is reversible
+        self.eigen = (vectors / root[:, None], values, np.ascontiguousarray(vectors.T * root))
+
+    def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
+        """Fill values and gradients."""
+        from miselbo.phylo.reversible_kernels import reversible_trees
+
+        reversible_trees(
+            nodes, lengths, self.tips, self.counts, self.pi, self.rate_matrix, *self.eigen, self.rates, gradient,
+            values, slopes,
+        )  # fmt: skip
+
+
+def make_likelihood(alignment: Alignment, model: Substitution | None = None) -> Likelihood:
+    """The likelihood of an alignment under a model; None for JC69."""
+    return JukesCantor(alignment) if model is None or model.plain else Reversible(alignment, model)
+
+
 class Pruning(torch.autograd.Function):
     """The compiled value with its analytic gradient; the gradient is made with the value when it is needed."""
 
     @staticmethod
-    def forward(ctx: Any, lengths: Tensor, nodes: Tensor, model: JukesCantor) -> Tensor:
+    def forward(ctx: Any, lengths: Tensor, nodes: Tensor, model: Likelihood) -> Tensor:
         """Values [K]."""
         wanted = ctx.needs_input_grad[0]
         values, slopes = model.evaluate(
@@ -90,13 +148,14 @@ class Pruning(torch.autograd.Function):
         return torch.where(grad[:, None] == 0, 0.0, grad[:, None] * slopes), None, None
 
 
-def log_likelihood(alignment: Alignment, newick: str) -> float:
-    """log p(Y | tree) under JC69, nats.
+def log_likelihood(alignment: Alignment, newick: str, model: Substitution | None = None) -> float:
+    """log p(Y | tree), nats.
 
     Args:
         alignment: nucleotides.
         newick: a tree over exactly its taxa, with branch lengths in expected substitutions per site. The root may be
             anywhere and of any degree; nodes of higher degree are resolved with edges of length 0.
+        model: of substitution; None for JC69.
 
     Raises:
         InputError: no Newick, other taxa than the alignment's (listed), or an edge without a length.
@@ -111,5 +170,5 @@ def log_likelihood(alignment: Alignment, newick: str) -> float:
         raise InputError("the tree has edges without a length: the likelihood needs one for every edge")
     topology, lengths = trees.lengths_of(trees.resolve(tree, alignment.num_taxa), alignment.num_taxa)
     nodes = trees.nodes(topology, alignment.num_taxa)[None]
-    values, _ = JukesCantor(alignment).evaluate(nodes, lengths[None], gradient=False)
+    values, _ = make_likelihood(alignment, model).evaluate(nodes, lengths[None], gradient=False)
     return float(values[0])

@@ -1,25 +1,21 @@
-"""Trees as text: a fast reader of Newick strings, NEXUS tree blocks and tables of topologies.
+"""Trees as text: a fast reader of Newick strings.
 
 An unrooted tree is the set of its splits. A split is a bit mask, bit i = taxon i, of its side without taxon 0, so the
 two edges at a root of degree two are one split. Bits are Python integers: there is no limit on the number of taxa.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from miselbo.errors import InputError
-from miselbo.phylo.alignment import read_text
 
 Tree = dict[int, float]  # split -> length; NaN where the text gives none
 Topology = tuple[int, ...]  # sorted inner splits
-TOKEN = re.compile(r"\s*(?:([(),;])|:\s*([^\s,();:]+)|'((?:[^']|'')*)'|\"([^\"]*)\"|([^\s():,;'\"]+))")
-LENGTH = re.compile(r":[^,();]*")
-COMMENT = re.compile(r"\[[^\]]*\]")
-TREE_HEAD = re.compile(r"^(?:\[[^\]]*\]|[^=\[])*=")
-WEIGHT = re.compile(r"\[&W\s+([^\]\s]+)\s*\]", re.IGNORECASE)
+TOKEN = re.compile(
+    r"\s*(?:([(),;])|:\s*([^\s,();:]+)|'((?:[^']|'')*)'|\"([^\"]*)\"|([^\s():,;'\"][^\s():,;\"]*))"
+)
+QUOTED = r"'(?:[^'\n]|'')*'|\"[^\"\n]*\""
+LENGTH, COMMENT = r":[^,();]*", r"\[[^\]]*\]"
 
 
 def parse_newick(text: str, taxa: Mapping[str, int], source: str = "tree") -> Tree:
@@ -27,7 +23,7 @@ def parse_newick(text: str, taxa: Mapping[str, int], source: str = "tree") -> Tr
 
     Args:
         text: Newick; the root may have any degree.
-        taxa: number of each name; in an unquoted name an underscore also stands for a blank.
+        taxa: number of each name; an underscore also stands for a blank, and the reverse.
         source: for messages.
 
     Raises:
@@ -52,7 +48,7 @@ def parse_newick(text: str, taxa: Mapping[str, int], source: str = "tree") -> Tr
 
 def read_clades(text: str, taxa: Mapping[str, int], source: str) -> tuple[list[tuple[int, float]], int]:
     """Every node's mask and the length above it (NaN where there is none), in postorder, and the mask of all."""
-    text = COMMENT.sub("", text) if "[" in text else text
+    text = without(COMMENT, text)
     clades: list[tuple[int, float]] = []
     open_masks: list[int] = []
     unknown: list[str] = []
@@ -85,14 +81,14 @@ def read_clades(text: str, taxa: Mapping[str, int], source: str) -> tuple[list[t
                 mask = open_masks.pop()
                 clades.append((mask, float("nan")))
         elif mark == ";":
+            if text[position:].strip():
+                raise InputError(f"{source} goes on after its end: {text[position:].strip()[:30]!r}")
             break
         elif not waiting:  # else the label of an inner node
             name = (
                 quoted.replace("''", "'") if quoted is not None else double if double is not None else plain
             )
-            taxon = taxa.get(name)
-            if taxon is None and plain is not None:
-                taxon = taxa.get(name.replace("_", " "))
+            taxon = taxon_of(name, taxa)
             if taxon is None:
                 unknown.append(name)
                 taxon = len(taxa) + len(unknown)
@@ -145,123 +141,25 @@ def taxon_numbers(names: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def check_binary(tree: Mapping[int, float], num_taxa: int, source: str) -> None:
-    """InputError unless the tree is fully resolved."""
-    if len(tree) != 2 * num_taxa - 3:
-        raise InputError(
-            f"{source} is not fully resolved: {len(tree)} edges, a binary unrooted tree of {num_taxa} taxa has "
-            f"{2 * num_taxa - 3}"
-        )
+def taxon_of(name: str, taxa: Mapping[str, int]) -> int | None:
+    """Number of a name, a blank and an underscore being the same where nothing else fits."""
+    found = taxa.get(name, taxa.get(name.replace("_", " ")))
+    return taxa.get(name.replace(" ", "_")) if found is None else found
 
 
-def read_topologies(path: str | Path, names: Sequence[str]) -> tuple[list[Topology], np.ndarray]:
-    """Topologies of a tree file with their weights.
+def without(pattern: str, text: str) -> str:
+    """The text without what matches outside quotes.
 
-    Reads Newick (one tree per ``;``), NEXUS with or without a translate block (MrBayes ``.t``, and ``.trprobs`` whose
-    weights are taken), and tables: Newick topology, a tab, its weight or its counts in several replicates. The taxa of
-    a table may be numbers from 0 on; a line ``# taxa: name name ...`` gives their order, else it is the alignment's.
-
-    Args:
-        path: file, gzipped or not.
-        names: of the taxa, in the alignment's order.
-
-    Returns:
-        T distinct topologies in order of appearance, and their weights [T, R] (R = 1 but for tables with replicates).
-        A tree without a weight counts 1; trees that occur again are added up.
-
-    Raises:
-        InputError: no tree in the file, names that differ from the alignment's, or a tree that is not binary.
+    Example:
+        >>> without(COMMENT, "('a[1]'[&x]:1,b:2)"), without(LENGTH, "('a:1':1,b:2)")
+        ("('a[1]':1,b:2)", "('a:1',b)")
     """
-    path = Path(path)
-    found: dict[Topology, list[float]] = {}
-    known: dict[str, Topology] = {}
-    columns: int | None = None
-    for position, (text, weights, taxa) in enumerate(tree_texts(read_text(path), names, str(path))):
-        shape = COMMENT.sub("", text) if "[" in text else text
-        shape = LENGTH.sub("", shape)  # files of samples repeat their topologies many times
-        topology = known.get(shape)
-        if topology is None:
-            source = f"tree {position + 1} of {path}"
-            tree = parse_newick(shape, taxa, source)
-            check_binary(tree, len(names), source)
-            topology = known[shape] = inner_splits(tree, len(names))
-        if columns not in (None, len(weights)):
-            raise InputError(f"{path} has {columns} weights for some trees and {len(weights)} for others")
-        columns = len(weights)
-        before = found.get(topology, [0.0] * columns)
-        found[topology] = [one + other for one, other in zip(before, weights, strict=True)]
-    if not found:
-        raise InputError(f"{path} holds no tree: expected Newick, NEXUS or a table of topologies and weights")
-    return list(found), np.array(list(found.values()))
+    if "'" in text or '"' in text:
+        return re.sub(rf"({QUOTED})|{pattern}", r"\1", text)
+    return re.sub(pattern, "", text)
 
 
 def inner_splits(tree: Mapping[int, float], num_taxa: int) -> Topology:
     """The sorted inner splits, which are the topology."""
     last = (1 << num_taxa) - 2
     return tuple(sorted(split for split in tree if split & (split - 1) and split != last))
-
-
-def tree_texts(
-    text: str, names: Sequence[str], source: str
-) -> Iterator[tuple[str, list[float], dict[str, int]]]:
-    """Newick text, weights and names of every tree in a file's text."""
-    if text.lstrip()[:6].upper() == "#NEXUS":
-        yield from nexus_trees(text, names, source)
-        return
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    taxa = taxon_numbers(names)
-    if lines and "\t" in lines[0]:
-        header = re.search(r"^#\s*taxa\b[^:\n]*:(.*)$", text, re.MULTILINE)
-        order = header.group(1).split() if header else list(names)
-        numbers = labelled({str(i): name for i, name in enumerate(order)}, taxa, source)
-        for line in lines:
-            tree, _, rest = line.partition("\t")
-            yield tree, table_weights(rest, source), numbers
-        return
-    for part in " ".join(lines).split(";"):
-        if part.strip():
-            yield part, [weight_of(part, source)], taxa
-
-
-def table_weights(text: str, source: str) -> list[float]:
-    """The numbers of the first column after the topology."""
-    try:
-        return [float(word) for word in text.split("\t")[0].split()]
-    except ValueError:
-        raise InputError(f"{source} has a weight that is no number: {text[:40]!r}") from None
-
-
-def weight_of(text: str, source: str) -> float:
-    """MrBayes' tree weight ``[&W 0.25]``, 1 without one."""
-    found = WEIGHT.search(text)
-    return 1.0 if found is None else number(found.group(1), source)
-
-
-def nexus_trees(
-    text: str, names: Sequence[str], source: str
-) -> Iterator[tuple[str, list[float], dict[str, int]]]:
-    """The trees of all tree blocks, with their translate tables."""
-    taxa = taxon_numbers(names)
-    for block in re.findall(r"begin\s+trees\s*;(.*?)\bend(?:block)?\s*;", text, re.IGNORECASE | re.DOTALL):
-        numbers = taxa
-        for command in block.split(";"):
-            command = command.strip()
-            start = COMMENT.sub("", command).lstrip()
-            if start[:9].lower() == "translate":
-                pairs = (entry.split(None, 1) for entry in start[9:].split(",") if entry.strip())
-                numbers = labelled({label: name.strip() for label, name in pairs}, taxa, source)
-            elif re.match(r"u?tree\b", start, re.IGNORECASE):
-                yield TREE_HEAD.sub("", command), [weight_of(command, source)], numbers
-
-
-def labelled(names: Mapping[str, str], taxa: Mapping[str, int], source: str) -> dict[str, int]:
-    """Taxon numbers by name and by label; InputError listing names the alignment does not have."""
-    plain = {label: name.strip("'\"") for label, name in names.items()}
-    numbers = {label: taxa.get(name, taxa.get(name.replace("_", " "))) for label, name in plain.items()}
-    unknown = [plain[label] for label, taxon in numbers.items() if taxon is None]
-    if unknown:
-        raise InputError(
-            f"{source} and the alignment have different taxa: {', '.join(unknown[:10])} "
-            f"{'and others ' if len(unknown) > 10 else ''}not in the alignment"
-        )
-    return {**taxa, **{label.strip("'\""): taxon for label, taxon in numbers.items() if taxon is not None}}

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from miselbo.files import atomic, write_json, write_text
-from miselbo.phylo.newick import Topology, read_topologies
+from miselbo.phylo.newick import Topology
 from miselbo.phylo.tree import bits, quote
+from miselbo.phylo.tree_files import read_topologies
 
 SAMPLES = 1000  # per member
 MAJORITY = 0.5
@@ -144,7 +145,9 @@ def save(ensemble: Any, seed: int, posterior: str | None, results: Path) -> None
     rows = found.pop("splits")
     tree = consensus({row["split"]: row["q"] for row in rows})
     support = ensemble.target.spec.support
-    table = pd.DataFrame([{**row, "split": support.name(row["split"])} for row in rows])
+    full = (1 << len(names)) - 1  # a split is named by its smaller side
+    shown = [support.name(min(row["split"], full ^ row["split"], key=int.bit_count)) for row in rows]
+    table = pd.DataFrame([{**row, "split": name} for row, name in zip(rows, shown, strict=True)])
     with atomic(results / "splits.csv") as temporary:
         table.to_csv(temporary, index=False)
     write_text(results / "consensus.nwk", consensus_newick(tree, names) + "\n")

@@ -22,9 +22,11 @@ import pooch
 from miselbo.errors import InputError
 from miselbo.files import atomic
 from miselbo.phylo.alignment import MISSING, Alignment
-from miselbo.phylo.newick import Topology, inner_splits, parse_newick, read_topologies
+from miselbo.phylo.newick import Topology, inner_splits, parse_newick
 from miselbo.phylo.support import Support
-from miselbo.phylo.tree import all_topologies, nodes
+from miselbo.phylo.tree import all_topologies
+from miselbo.phylo.tree_files import read_topologies
+from miselbo.progress import Meter
 
 METHODS = ("auto", "file", "iqtree", "nj", "all")
 FORMAT = 1  # goes up when what a cached support holds changes
@@ -159,6 +161,7 @@ def find_topologies(alignment: Alignment, options: SupportOptions, method: str) 
         topologies, weights = read_topologies(str(options.file), alignment.names)
         return most_frequent(topologies, weights, options.keep)
     kept: dict[Topology, None] = {}
+    meter = Meter(f"support: {method} bootstrap", options.replicates)
     for seed in range(1, options.replicates + 1):
         if method == "iqtree":
             trees = iqtree_bootstrap(alignment, options.trees, seed)
@@ -168,6 +171,8 @@ def find_topologies(alignment: Alignment, options: SupportOptions, method: str) 
         weights = np.array(list(counts.values()), dtype=float)[:, None]
         share = options.keep if method == "iqtree" else 1.0  # few trees: every one counts
         kept |= dict.fromkeys(most_frequent(list(counts), weights, share))
+        meter.update(seed, f"{len(kept)} topologies")
+    meter.close()
     return list(kept)
 
 
@@ -227,45 +232,49 @@ def iqtree_bootstrap(alignment: Alignment, trees: int, seed: int) -> list[Topolo
 
 
 def nj_bootstrap(alignment: Alignment, trees: int, seed: int) -> list[Topology]:
-    """Neighbour-joining trees (Saitou and Nei 1987, Biopython's) of JC69 distances of resampled columns.
+    """Neighbour-joining trees of JC69 distances of resampled columns.
 
     Ties, as between identical sequences, are broken at random.
     """
-    from Bio.Phylo.TreeConstruction import DistanceMatrix, DistanceTreeConstructor
-
     generator = np.random.default_rng([seed, alignment.num_taxa])
     codes, counts = alignment.patterns.codes, alignment.patterns.counts
     known = codes != MISSING
     both = (known[:, None] & known[None]).astype(float)
     differ = ((codes[:, None] & codes[None]) == 0).astype(float)
-    labels = [str(taxon) for taxon in range(alignment.num_taxa)]
-    below = [(i, range(i + 1)) for i in range(alignment.num_taxa)]
-    constructor, found = DistanceTreeConstructor(), []
+    found = []
     for _ in range(trees):
         weights = generator.multinomial(counts.sum(), counts / counts.sum())
         share = (differ @ weights) / np.maximum(both @ weights, 1)
         distance = -0.75 * np.log(np.maximum(1 - 4 / 3 * share, np.exp(-4 / 3 * SATURATED)))
         distance += 1e-9 * generator.random(distance.shape)
-        matrix = DistanceMatrix(
-            labels, [[0.0 if i == j else float(distance[i, j]) for j in row] for i, row in below]
-        )
-        found.append(topology_of(constructor.nj(matrix), alignment.num_taxa))
+        below = np.tril(distance, -1)
+        found.append(neighbour_joining(below + below.T))
     return found
 
 
-def topology_of(tree: Any, num_taxa: int) -> Topology:
-    """The topology of a Biopython tree whose tips are named by taxon number."""
-    full = (1 << num_taxa) - 1
-    masks: set[int] = set()
+def neighbour_joining(distance: np.ndarray) -> Topology:
+    """The topology that neighbour joining (Saitou and Nei 1987) finds.
 
-    def walk(clade: Any) -> int:
-        mask = 1 << int(clade.name) if not clade.clades else 0
-        for child in clade.clades:
-            mask |= walk(child)
-        masks.add(full ^ mask if mask & 1 else mask)
-        return mask
+    Args:
+        distance: [n, n], symmetric with a diagonal of zeros.
 
-    walk(tree.root)
-    topology = inner_splits(dict.fromkeys(masks - {0}, 0.0), num_taxa)
-    nodes(topology, num_taxa)  # raises unless binary
-    return topology
+    Example:
+        >>> pairs = np.array([[0, 3, 9, 9], [3, 0, 9, 9], [9, 9, 0, 3], [9, 9, 3, 0]])
+        >>> [f"{split:04b}" for split in neighbour_joining(pairs)]
+        ['1100']
+    """
+    distance = distance.astype(float)
+    masks = [1 << taxon for taxon in range(len(distance))]
+    full, splits = sum(masks), []
+    while len(masks) > 3:
+        total = distance.sum(0)
+        criterion = (len(masks) - 2) * distance - total - total[:, None]
+        np.fill_diagonal(criterion, np.inf)
+        i, j = sorted(divmod(int(criterion.argmin()), len(masks)))
+        row = (distance[i] + distance[j] - distance[i, j]) / 2
+        row[i] = 0.0
+        distance[i], distance[:, i] = row, row
+        distance = np.delete(np.delete(distance, j, 0), j, 1)
+        masks[i] |= masks.pop(j)
+        splits.append(full ^ masks[i] if masks[i] & 1 else masks[i])
+    return tuple(sorted(splits))

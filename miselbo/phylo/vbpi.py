@@ -1,8 +1,9 @@
 """Variational Bayesian phylogenetic inference: the posterior p(tau, x | Y) and its approximations q(tau) q(x | tau).
 
-p(Y, tau, x) = p(Y | tau, b) p(b | tau) p(tau) with x = log b (natural logarithms of the branch lengths), JC69, b_e iid
-Exponential, tau uniform over the (2n - 5)!! unrooted topologies. Every density is one in x, so the prior carries the
-Jacobian sum x. Nothing of p is trained: its parameters are the alignment and the prior.
+p(Y, tau, x) = p(Y | tau, b) p(b | tau) p(tau) with x = log b (natural logarithms of the branch lengths), a reversible
+model of substitution, b_e iid Exponential, tau uniform over the (2n - 5)!! unrooted topologies. Every density is one in
+x, so the prior carries the Jacobian sum x. Nothing of p is trained: the alignment, the prior and the model's parameters
+are given.
 
 All members of an ensemble share one support, and a draw keeps the indexed trees and the branch lengths themselves: each
 member's density is that of the very tree and point another member drew.
@@ -10,7 +11,7 @@ member's density is that of the very tree and point another member drew.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,9 @@ from miselbo import noise
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.branches import SHIFT, Branches
-from miselbo.phylo.likelihood import JukesCantor
+from miselbo.phylo.likelihood import Reversible, make_likelihood
 from miselbo.phylo.sbn import Sbn
+from miselbo.phylo.substitution import Substitution
 from miselbo.phylo.support import Support, Trees
 from miselbo.phylo.tree import log_number_of_topologies
 
@@ -57,9 +59,10 @@ class Posterior(nn.Module):
     Args:
         spec: alignment and support.
         branch_rate: of the exponential prior of a branch length; 10 gives the mean 0.1.
+        substitution: arguments of :class:`miselbo.phylo.substitution.Substitution`; None for JC69.
 
     Raises:
-        InputError: a rate that is not positive.
+        InputError: a rate that is not positive, a model of substitution that cannot be.
 
     Example:
         >>> from miselbo.phylo.data import simulated
@@ -71,12 +74,15 @@ class Posterior(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, spec: PhyloSpec, branch_rate: float = 10.0):
+    def __init__(
+        self, spec: PhyloSpec, branch_rate: float = 10.0, substitution: Mapping[str, Any] | None = None
+    ):
         super().__init__()
         if isinstance(branch_rate, bool) or not branch_rate > 0:
             raise InputError(f"model.target.branch_rate must be a positive number, got {branch_rate!r}")
         self.spec = spec
-        self.likelihood = JukesCantor(spec.alignment)
+        self.substitution = Substitution(**(substitution or {}))
+        self.likelihood = make_likelihood(spec.alignment, self.substitution)
         self.num_taxa = spec.alignment.num_taxa
         self.latent_shapes = [(self.num_taxa - 3,), (2 * self.num_taxa - 3,)]
         self.log_p_topology = -log_number_of_topologies(self.num_taxa)
@@ -85,6 +91,16 @@ class Posterior(nn.Module):
         self.register_buffer("counts", torch.from_numpy(patterns.counts))
         self.register_buffer("branch_rate", torch.tensor(float(branch_rate), dtype=torch.float64))
         self.register_buffer("support", torch.from_numpy(digest(spec.support)))
+        if isinstance(self.likelihood, Reversible):
+            self.register_buffer("rate_matrix", torch.from_numpy(self.likelihood.rate_matrix))
+            self.register_buffer("category_rates", torch.from_numpy(self.likelihood.rates))
+
+    def protocol(self) -> dict[str, str]:
+        """The model in words, for the protocol of an evaluation."""
+        rate: Any = self.branch_rate
+        model = self.substitution.describe(self.substitution.pi(self.spec.alignment))
+        prior = f"iid exponential branch lengths of rate {rate.item():g}, uniform unrooted topologies"
+        return {"substitution_model": f"{model}, {prior}", "dtype": "float64"}
 
     def log_likelihood(self, trees: Trees, x: Tensor) -> Tensor:
         """log p(Y | tau, b) [K]."""

@@ -133,6 +133,12 @@ def test_a_run_and_its_folder(tmp_path):
     summary = run(configure(tmp_path / "a"))
     assert summary["protocol"]["dataset"] == "simulated" and summary["protocol"]["num_data"] == 3
     assert math.isfinite(summary["headline"]["miselbo"])
+    assert summary["protocol"]["dtype"] == "float64"
+    assert summary["protocol"]["substitution_model"].startswith(
+        "JC69, iid exponential branch lengths of rate 10"
+    )
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Nothing of the target is trained." in page and "decoder" not in page
     again = from_folder("evaluate", tmp_path / "a", "evaluation.num_samples=30")
     assert again["headline"]["L"] == 30
     assert (tmp_path / "a" / "report.html").is_file()

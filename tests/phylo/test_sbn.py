@@ -9,10 +9,11 @@ from reference_phylo import log_q, rootings
 
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment
-from miselbo.phylo.newick import inner_splits, parse_newick, read_topologies
+from miselbo.phylo.newick import inner_splits, parse_newick
 from miselbo.phylo.sbn import Sbn
 from miselbo.phylo.support import Support, child_key
 from miselbo.phylo.tree import all_topologies, random_topology
+from miselbo.phylo.tree_files import read_topologies
 
 
 def numbered(text, num_taxa):
@@ -47,6 +48,17 @@ def test_log_q_is_the_sum_over_all_rootings(num_taxa, num_trees, seed):
     trees += sbn.support.topologies(sbn.sample(torch.from_numpy(generator.random((5, num_taxa - 1)))))
     expected = [log_q(topology, num_taxa, *probabilities(sbn)) for topology in trees]
     np.testing.assert_allclose(sbn.topology_log_prob(trees).detach(), expected, atol=1e-10)
+
+
+def test_more_taxa_than_the_bits_of_a_machine_word():
+    generator, sbn = np.random.default_rng(1), random_sbn(130, 3, 0)
+    uniforms = torch.from_numpy(generator.random((6, 129)))
+    drawn = sbn.sample(uniforms)
+    trees = [random_topology(130, np.random.default_rng(0)), *sbn.support.topologies(drawn)]
+    expected = [log_q(topology, 130, *probabilities(sbn)) for topology in trees]
+    found = sbn.topology_log_prob(trees).detach()
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(sbn.log_prob(drawn).detach(), found[1:], atol=1e-12)
 
 
 def test_support_of_trees_is_that_of_their_rootings():

@@ -69,6 +69,9 @@ def test_files_and_figure(ensemble, tmp_path):
     (tmp_path / "p.nwk").write_text(newick(next(iter(all_topologies(5))), "abcde"))
     save(ensemble, 0, str(tmp_path / "p.nwk"), tmp_path)
     assert {"split", "q", "weighted", "posterior"} == set(pd.read_csv(tmp_path / "splits.csv").columns)
+    assert all(
+        name.count(",") == 1 for name in pd.read_csv(tmp_path / "splits.csv")["split"]
+    )  # smaller sides
     from miselbo.phylo.summaries import load
 
     found = load(tmp_path)

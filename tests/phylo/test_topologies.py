@@ -1,9 +1,10 @@
-import os
 import stat
+import sys
 
 import numpy as np
 import pytest
 import torch
+from Bio.Phylo.TreeConstruction import DistanceMatrix, DistanceTreeConstructor
 from small_phylo import data
 
 from miselbo import config
@@ -12,10 +13,16 @@ from miselbo.errors import InputError
 from miselbo.phylo import Alignment, topologies
 from miselbo.phylo.newick import parse_newick, taxon_numbers
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
-from miselbo.phylo.topologies import SupportOptions, find_support, most_frequent, nj_bootstrap
+from miselbo.phylo.topologies import (
+    SupportOptions,
+    find_support,
+    most_frequent,
+    neighbour_joining,
+    nj_bootstrap,
+)
 from miselbo.phylo.tree import lengths_of, newick, random_topology
 
-PROGRAM = """#!/usr/bin/env python3
+PROGRAM = """#!{python}
 # stands for IQ-TREE: writes two topologies, the first 99 times as often
 import sys
 arguments = dict(zip(sys.argv[1::1], sys.argv[2::1]))
@@ -35,9 +42,9 @@ with open(arguments["--prefix"] + ".ufboot", "w") as file:
 
 def program(folder, monkeypatch, name="iqtree2", fail=False):
     path = folder / name
-    path.write_text(PROGRAM.format(fail=fail))
+    path.write_text(PROGRAM.format(python=sys.executable, fail=fail))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(folder))  # an installed IQ-TREE is not seen
 
 
 def small():
@@ -81,6 +88,21 @@ def test_neighbour_joining_finds_the_tree_of_long_sequences():
     alignment = simulate(newick(topology, names, [0.1] * 15), names, 4000, 0)
     assert set(nj_bootstrap(alignment, 5, 1)) == {topology}
     assert nj_bootstrap(alignment, 5, 1) == nj_bootstrap(alignment, 5, 1)
+
+
+def test_neighbour_joining_is_that_of_biopython():
+    generator = np.random.default_rng(2)
+    for num_taxa in (4, 5, 13, 70):
+        points = generator.random((num_taxa, 6))
+        distance = np.linalg.norm(points[:, None] - points, axis=-1)
+        rows = [[float(distance[i, j]) for j in range(i + 1)] for i in range(num_taxa)]
+        tree = DistanceTreeConstructor().nj(DistanceMatrix([str(i) for i in range(num_taxa)], rows))
+        full, masks = (1 << num_taxa) - 1, set()
+        for clade in tree.get_nonterminals():
+            mask = sum(1 << int(tip.name) for tip in clade.get_terminals())
+            masks.add(full ^ mask if mask & 1 else mask)
+        expected = tuple(sorted(mask for mask in masks if mask and mask & (mask - 1) and mask != full - 1))
+        assert neighbour_joining(distance) == expected and len(expected) == num_taxa - 3
 
 
 def test_neighbour_joining_with_identical_and_missing_sequences():
