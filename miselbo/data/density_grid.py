@@ -59,7 +59,9 @@ def widened(ensemble: Any, box: Box) -> Box:
 
 def _values(ensemble: Any, box: Box, points: int) -> tuple[Tensor, Any, Tensor]:
     """Grid points [P, d], what the target says there, log q of every member [S, P]."""
-    tensors = chain(ensemble.members.parameters(), ensemble.members.buffers())  # plain distributions have none
+    tensors = chain(
+        ensemble.members.parameters(), ensemble.members.buffers()
+    )  # plain distributions have none
     z = midpoints(box, points)[0].to(next(tensors, torch.empty(())))
     drawn = ensemble.target.at(None, [z[:, None]])
     return z, drawn, torch.stack([m.log_prob(m.encode(None), drawn)[:, 0] for m in ensemble.members])
