@@ -67,7 +67,11 @@ class JointTraining(pl.LightningModule):
         self.members = nn.ModuleList(member.requires_grad_(True) for member in members)
         self.options, self.seed = ensemble, seed
         self.skipped_in_a_row, self.passes = 0, 0
-        self.leaves_out_parameters = ensemble.estimator == "some_to_some"
+
+    @property
+    def leaves_out_parameters(self) -> bool:
+        """Whether a step uses only some of the members."""
+        return bool(self.options.estimator == "some_to_some")
 
     def train(self, mode: bool = True) -> "JointTraining":
         """Evaluation mode for good: one density per member, whoever's samples it scores."""
