@@ -35,7 +35,8 @@ def main(hydra_job: Callable[[], None]) -> None:
             config.check_overrides([*plain, *added])
             if is_sweep(sys.argv[1:]):
                 added += sweeps.folder_overrides(config.parse(plain))
-            sys.argv += added
+            last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
+            sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
             hydra_job()
     except InputError as error:
         fail(error)
