@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 from scipy import stats
 
 from miselbo import config, pipeline, sweeps
@@ -196,17 +196,16 @@ def test_ray_runs_the_jobs(tmp_path):
     check_two_seeds(tmp_path, "ray")
 
 
-def test_slurm_through_submitit_composes(tmp_path):
+def test_slurm_through_submitit_composes():
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    nodes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=4", "hydra.launcher.gpus_per_node=4"]
-    command = ["-m", "seed=0,1", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", *nodes]
-    status, out, err = runs.command(
-        tmp_path, *command, "trainer=slurm", "--cfg", "hydra", "-p", "hydra.launcher"
-    )
-    assert status == 0, err
-    launcher = OmegaConf.create(out)
-    assert launcher._target_.endswith("SlurmLauncher")
+    sizes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=4", "hydra.launcher.gpus_per_node=4"]
+    chosen = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", *sizes]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("config", ["trainer=slurm", *chosen], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher")
     assert (launcher.partition, launcher.nodes, launcher.tasks_per_node) == ("gpu", 2, 4)
+    assert cfg.trainer.plugins.auto_requeue is False and cfg.trainer.strategy == "ddp"
 
 
 def test_a_job_on_the_dashboard_is_in_the_group_of_its_sweep(tmp_path):
