@@ -110,30 +110,43 @@ def together(cfg: DictConfig, folder: Path) -> Iterator[None]:
     else:
         with (
             tempfile.TemporaryDirectory(prefix="miselbo-") as meeting,
-            started(path, total, meeting),
+            started(path, total, meeting) as others,
             group(cfg, 0, file_store(meeting, total)),
+            blaming(others),
         ):
             yield
 
 
 @contextlib.contextmanager
-def started(path: Path, total: int, meeting: str) -> Iterator[None]:
+def started(path: Path, total: int, meeting: str) -> Iterator[list[Process]]:
     """The other ranks on this machine, which have read their data when the block starts and have gone when it ends."""
     others = [start(path, rank, meeting) for rank in range(1, total)]
     try:
-        wait_until_there(others, Path(meeting))
-        yield
+        with blaming(others):
+            wait_until_there(others, Path(meeting))
+        yield others
         for process in others:
             process.wait(60)
-    except (InputError, TrainingDivergedError):
-        raise
-    except Exception as error:
-        raise failure(others) or error from error
     finally:
         for process in others:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def blaming(others: Sequence[Process]) -> Iterator[None]:
+    """Turn an error that comes of another rank's end, such as a connection that is cut, into one that names the rank.
+
+    Raises:
+        RuntimeError: such an error.
+    """
+    try:
+        yield
+    except TrainingDivergedError:
+        raise
+    except RuntimeError as error:
+        raise failure(others) or error from error
 
 
 def start(path: Path, rank: int, meeting: str) -> Process:

@@ -220,7 +220,7 @@ def test_a_process_that_fails_is_named_and_none_is_left(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ranks, "start", start)
     failed = pytest.raises(RuntimeError, match=r"process 2 of 3 failed \(exit status 3\)")
-    with failed, ranks.started(tmp_path, 3, str(tmp_path)):
+    with failed, ranks.started(tmp_path, 3, str(tmp_path)) as others, ranks.blaming(others):
         raise RuntimeError("connection closed by peer")
     with pytest.raises(KeyboardInterrupt), ranks.started(tmp_path, 2, str(tmp_path)):
         raise KeyboardInterrupt

@@ -63,6 +63,8 @@ def run_trainer(
             sync_batchnorm=False,  # done above, on CPUs too
             **arguments,
         )
+        if collectives.size() > 1:  # its handler of SIGTERM sends a message that nobody expects, and all hang
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         try:
             trainer.fit(
                 module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
