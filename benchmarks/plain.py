@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cells import BottleneckOperation, DoublingSkip, HalvingSkip, SimpleOperation, double
+from miselbo.models.nvae.convs import EPSILON, WeightNormConv2d
 
 
 def swish(x: Tensor) -> Tensor:
@@ -46,7 +47,22 @@ def halving(skip: HalvingSkip, x: Tensor) -> Tensor:
     return torch.cat([F.conv2d(part, conv.kernel(), conv.bias, stride=2) for conv, part in parts], 1)
 
 
+def effective_kernel(conv: WeightNormConv2d) -> Tensor:
+    """exp(g) v / (|v| + 1e-5), step by step; once per pass of the network, which keeps it for the regulariser."""
+    if conv.shared is not None:
+        return conv.shared
+    v = conv.direction()
+    norm = v.pow(2).sum((1, 2, 3), keepdim=True).sqrt()
+    return conv.log_gain.exp() * v / (norm + EPSILON)
+
+
+def convolution(conv: WeightNormConv2d, x: Tensor) -> Tensor:
+    """The library's convolution with the effective kernel."""
+    return F.conv2d(x, conv.kernel(), conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
 FORWARDS = {
+    WeightNormConv2d: convolution,
     BottleneckOperation: bottleneck,
     SimpleOperation: simple,
     DoublingSkip: doubling,
@@ -57,6 +73,8 @@ FORWARDS = {
 def as_published(module: nn.Module) -> nn.Module:
     """Replace the forward pass of every such part of ``module`` (in place), in NCHW memory order."""
     for part in module.modules():
+        if isinstance(part, WeightNormConv2d):
+            part.kernel = partial(effective_kernel, part)  # type: ignore[method-assign]
         if type(part) in FORWARDS:
             part.forward = partial(FORWARDS[type(part)], part)  # type: ignore[method-assign,operator]
     return module.to(memory_format=torch.contiguous_format)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from miselbo.errors import InputError
 from miselbo.models.nvae.convs import WeightNormConv2d
 from miselbo.models.nvae.depthwise import depthwise_conv
+from miselbo.models.nvae.norm_swish import norm_swish, normalise
 
 UP = -1  # stride of a cell that doubles the resolution
 
@@ -77,7 +78,10 @@ class SimpleOperation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H', W']."""
-        x = self.activation(x if self.norm is None else self.norm(x))
+        if self.norm is not None and self.activation is F.silu:
+            x = norm_swish(self.norm, x)
+        else:
+            x = self.activation(x if self.norm is None else self.norm(x))
         return self.conv(double(x) if self.up else x)
 
 
@@ -112,14 +116,16 @@ class BottleneckOperation(nn.Module):
         self.norm_out = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in, H, W] -> [N, out, H', W']."""
-        late = self.up and not self.norm_in.training  # repeating pixels commutes with all but the statistics
+        """[N, in, H, W] -> [N, out, H', W'], the doubling behind the steps that commute with repeating pixels."""
+        late = self.up and (type(self.norm_in) is nn.BatchNorm2d or not self.norm_in.training)
+        repeats = 4 if late else 1
         if self.up and not late:
             x = double(x)
-        x = F.silu(self.norm_wide(self.widen(self.norm_in(x))))
+        x = self.widen(normalise(self.norm_in, x, repeats))
+        x = norm_swish(self.norm_wide, x, repeats)
         if late:
             x = double(x)
-        x = F.silu(self.norm_spatial(self._convolve(x)))
+        x = norm_swish(self.norm_spatial, self._convolve(x))
         return self.norm_out(self.narrow(x))
 
     def _convolve(self, x: Tensor) -> Tensor:

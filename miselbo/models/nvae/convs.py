@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from miselbo.models.nvae import winograd
+
 EPSILON = 1e-5  # beside the norm
 
 
@@ -90,7 +92,10 @@ class WeightNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the effective kernel."""
-        return F.conv2d(x, self.kernel(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        kernel = self.kernel()
+        if self.stride == self.dilation == (1, 1) and winograd.applies(x, kernel):
+            return winograd.winograd_conv(x, kernel, self.bias)
+        return F.conv2d(x, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def autoregressive_mask(
