@@ -139,6 +139,12 @@ def finished_members(folder: Path, size: int) -> list[int]:
     return [s for s in range(1, size + 1) if member_path(folder, s).exists()]
 
 
+def trained_jointly(folder: Path, size: int) -> bool:
+    """Whether the members 1..size have been trained together by the mixture's bound."""
+    every = list(range(1, size + 1))
+    return all(read(member_path(folder, s), "member").get("trained_with") == every for s in every)
+
+
 def load_finished(folder: Path, target: Any, members: list[Any]) -> list[int]:
     """Fill ``target`` and ``members`` with what training has finished; returns the members' numbers.
 

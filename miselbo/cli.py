@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo import config, sweeps
+from miselbo import config, ranks, srun, sweeps
 from miselbo.errors import InputError, TrainingDivergedError
 
 FROM_FOLDER = ("evaluate", "report", "export", "sample")
@@ -35,7 +35,8 @@ def main(hydra_job: Callable[[], None]) -> None:
             config.check_overrides([*plain, *added])
             if is_sweep(sys.argv[1:]):
                 added += sweeps.folder_overrides(config.parse(plain))
-            sys.argv += added
+            last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
+            sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
             hydra_job()
     except InputError as error:
         fail(error)
@@ -85,6 +86,26 @@ def overrides(arguments: list[str]) -> list[str]:
 def job(cfg: DictConfig) -> None:
     """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report."""
     hydra = HydraConfig.get()
+    if srun.number(cfg) > 0:
+        follow(cfg, hydra.mode == RunMode.MULTIRUN)
+        return
+    with srun.leading(cfg):
+        lead(cfg, hydra)
+
+
+def follow(cfg: DictConfig, sweep: bool) -> None:
+    """A job of a process that srun has started beside rank 0, which tells what becomes of the job."""
+    try:
+        if cfg.task == "run":
+            ranks.follow(cfg)
+    except Exception as error:
+        print(f"error in process {srun.number(cfg)}: {sweeps.first_line(error)}", file=sys.stderr)
+        if not sweep:
+            sys.exit(1)
+
+
+def lead(cfg: DictConfig, hydra: Any) -> None:
+    """A job of the run's own process."""
     if hydra.mode == RunMode.MULTIRUN:
         folder, sweep = (Path(place).absolute() for place in (hydra.runtime.output_dir, hydra.sweep.dir))
         sweeps.run_job(cfg, folder, sweep, list(hydra.overrides.task), execute)
@@ -106,7 +127,9 @@ def job(cfg: DictConfig) -> None:
 
 
 def execute(cfg: DictConfig) -> None:
-    """Run the task."""
+    """Run the task; processes that srun has started beside this one leave it to this one."""
+    if srun.number(cfg) > 0:
+        return
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 
     run(cfg)

@@ -43,5 +43,5 @@ def check_accelerator(name: object) -> None:
     if name in ("gpu", "cuda") and not found:
         raise InputError(
             f"trainer.accelerator={name}, but torch finds no GPU here: use trainer=default, or for several processes "
-            "on a CPU trainer.accelerator=cpu trainer.strategy=ddp_fork trainer.devices=<number>"
+            "on a CPU trainer=ddp_fork trainer.devices=<number>"
         )

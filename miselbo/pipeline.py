@@ -1,5 +1,6 @@
 """fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import bounds, checkpoints, config, machine, restoring, sampling
+from miselbo import bounds, checkpoints, config, machine, ranks, restoring, sampling
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -44,6 +45,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
         return report(folder)
+    if cfg.task == "run":
+        machine.check_accelerator(cfg.trainer.accelerator)
+        ranks.check(cfg)
     if cfg.study is not None:
         return build(cfg.study)(cfg)
     if cfg.task == "export":
@@ -52,8 +56,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         return evaluate_checkpoints(cfg, folder)
     if cfg.importer is not None:
         return evaluate_import(cfg, folder)
-    if cfg.task == "run":
-        machine.check_accelerator(cfg.trainer.accelerator)
     data = build(cfg.dataset)
     data.prepare_data()
     data.setup()
@@ -69,12 +71,17 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         ensemble = checkpoints.load_ensemble(folder, target, members)
         return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
     config.check_folder(cfg, folder)
-    checkpoints.load_finished(folder, target, members)  # a foreign file fails now, with nothing written
+    # a foreign file fails now, with nothing written
+    finished = checkpoints.load_finished(folder, target, members)
+    done = len(finished) == len(members)
+    if done and cfg.ensemble.objective == "mixture" and len(members) > 1:
+        done = checkpoints.trained_jointly(folder, len(members))
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
         fit = build(cfg.model.fit)
         objective = OmegaConf.to_container(cfg.model.objective)
-        ensemble = fit(cfg, data, folder, loggers.of_member, objective=objective)
+        with contextlib.nullcontext() if done else ranks.together(cfg, folder):
+            ensemble = fit(cfg, data, folder, loggers.of_member, objective=objective)
         summary = evaluate(cfg, data, ensemble, settings, folder)
         if cfg.report:
             report(folder)

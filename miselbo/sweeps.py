@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from miselbo import config
+from miselbo import config, srun
 from miselbo.errors import InputError
 from miselbo.files import write_json
 
@@ -200,7 +200,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.json``."""
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if srun.number(config) == 0:
             overrides = list(config.hydra.overrides.task)
             basic = config.hydra.sweeper._target_.endswith("BasicSweeper")
             jobs = plan(overrides) if basic else None
@@ -208,9 +208,7 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.csv``, ``summary.csv``, the figure and ``report.html``; status 1 when a job has failed."""
-        if os.environ.get("LOCAL_RANK", "0") == "0" and not conclude(
-            Path(config.hydra.sweep.dir), rebuild=False
-        ):
+        if srun.number(config) == 0 and not conclude(Path(config.hydra.sweep.dir), rebuild=False):
             sys.exit(1)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
+from hydra import compose, initialize_config_dir
 from scipy import stats
 
 from miselbo import config, pipeline, sweeps
@@ -164,22 +165,55 @@ def test_one_seed_has_no_interval():
     assert math.isnan(report.spread(np.array([]))["mean"])
 
 
-def test_the_second_command_of_a_finished_sweep_is_quick(tmp_path):
-    command = ["-m", "seed=0,1", "ensemble.size=2", *SMALL]
-    assert runs.command(tmp_path, *command)[0] == 0
+SEEDS = ["-m", "seed=0,1", *runs.TINY, "trainer.max_epochs=1", "ensemble.size=2", "report=false"]
+
+
+def check_two_seeds(folder, launcher):
+    """Two seeds of the default model on the default dataset, each job in its folder and in no other."""
+    status, out, err = runs.command(folder, *SEEDS, f"hydra/launcher={launcher}")
+    assert status == 0, out + err
+    sweep = the_sweep(folder)
+    jobs = pd.read_csv(sweep / "sweep.csv")
+    assert list(jobs["status"]) == ["finished"] * 2 and list(jobs["seed"]) == [0, 1]
+    assert sorted(path.name for path in sweep.glob("nvae-digits-*")) == sorted(jobs["run_dir"])
+    assert jobs["miselbo"].nunique() == 2 and (jobs["num_data"] == 12).all()
+    return sweep
+
+
+def test_the_second_command_of_a_finished_sweep_is_quick_and_trains_nothing(tmp_path):
+    sweep = check_two_seeds(tmp_path, "basic")
+    before = runs.snapshot(sweep)
     started = time.monotonic()
-    status, out, err = runs.command(tmp_path, *command)
+    status, out, err = runs.command(tmp_path, *SEEDS)
     assert status == 0 and out.count("finished before: ") == 2 and "nothing new in" in out, err
     assert time.monotonic() - started < 15
+    after = runs.snapshot(sweep)
+    assert {name for name in after if after[name] != before.get(name)} <= {"multirun.yaml"}  # Hydra's own
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_run_the_jobs_in_processes(tmp_path, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    status, out, err = runs.command(tmp_path, "-m", "seed=0,1", f"hydra/launcher={launcher}", *SMALL)
-    assert status == 0, err
-    jobs = pd.read_csv(the_sweep(tmp_path) / "sweep.csv")
-    assert list(jobs["status"]) == ["finished"] * 2 and list(jobs["seed"]) == [0, 1]
+    check_two_seeds(tmp_path, launcher)
+
+
+@pytest.mark.slow  # ray takes 20 seconds to start
+def test_ray_runs_the_jobs(tmp_path):
+    pytest.importorskip("ray", reason="pip install '.[sweep]'")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    check_two_seeds(tmp_path, "ray")
+
+
+def test_slurm_through_submitit_composes():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sizes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=4", "hydra.launcher.gpus_per_node=4"]
+    chosen = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", *sizes]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("config", ["trainer=slurm", *chosen], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher")
+    assert (launcher.partition, launcher.nodes, launcher.tasks_per_node) == ("gpu", 2, 4)
+    assert cfg.trainer.plugins.auto_requeue is False and cfg.trainer.strategy == "ddp"
 
 
 def test_a_job_on_the_dashboard_is_in_the_group_of_its_sweep(tmp_path):

@@ -75,10 +75,10 @@ class BatchSampler(DistributedSampler[BatchKey]):
     Lightning calls :meth:`set_epoch` before every epoch, after a resume too. The base class tells Lightning
     that the cut over processes is done here.
 
-    Shuffled (training): the last batch may be short; one of a single example joins the batch before it,
-    because batch normalisation needs two. Every process gets the same number of examples, so up to
-    ``num_replicas - 1`` sit out an epoch, others each time. In order (evaluation): every example once,
-    nothing padded or joined.
+    Shuffled (training): R processes cut each batch of one process with R times the batch size, so their steps are
+    that process's. The last batch may be short, and then uneven over the processes; one of fewer than two examples or
+    fewer than R joins the batch before it, as batch normalisation needs two and every process one. In order
+    (evaluation): every example once, nothing padded or joined.
 
     Args:
         split: the data to cut.
@@ -116,12 +116,14 @@ class BatchSampler(DistributedSampler[BatchKey]):
             )
 
     def _sizes(self) -> list[int]:
-        whole = len(self.split)
-        here = whole // self.num_replicas if self.shuffle else len(range(self.rank, whole, self.num_replicas))
-        full, rest = divmod(here, self.batch_size)
-        sizes = [self.batch_size] * full + [rest] * (rest > 0)
-        if self.shuffle and rest == 1 and full > 0:
-            sizes[-2:] = [self.batch_size + 1]
+        """Sizes of the batches: in training those of all processes together, in evaluation this one's own."""
+        replicas, size = self.num_replicas, self.batch_size
+        if not self.shuffle:
+            return _cut(len(range(self.rank, len(self.split), replicas)), size)
+        size *= replicas
+        sizes = _cut(len(self.split), size)
+        if len(sizes) > 1 and sizes[-1] < min(max(2, replicas), size):
+            sizes[-2:] = [sum(sizes[-2:])]
         return sizes
 
     def __len__(self) -> int:
@@ -132,9 +134,19 @@ class BatchSampler(DistributedSampler[BatchKey]):
         """Keys of the batches of the epoch last set."""
         epoch, whole = self.epoch, len(self.split)
         order = permutation(whole, self.seed, draw=epoch) if self.shuffle else torch.arange(whole)
-        sizes = self._sizes()
-        for index in order[self.rank :: self.num_replicas][: sum(sizes)].split(sizes):
-            yield BatchKey(epoch, index)
+        here = slice(self.rank, None, self.num_replicas)
+        if self.shuffle:
+            parts = [batch[here] for batch in order.split(self._sizes())]
+        else:
+            parts = list(order[here].split(self.batch_size))
+        for index in parts:
+            if len(index):
+                yield BatchKey(epoch, index)
+
+
+def _cut(count: int, size: int) -> list[int]:
+    full, rest = divmod(count, size)
+    return [size] * full + [rest] * (rest > 0)
 
 
 def batch_loader(sampler: BatchSampler, num_workers: int = 0) -> DataLoader[Batch]:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from miselbo.files import atomic
 from miselbo.streaming import RunningBounds
+from miselbo.training import collectives
 
 
 class ResumePoint(pl.callbacks.Checkpoint):
@@ -53,7 +54,8 @@ class EnsembleMonitor(pl.Callback):
         self.seed = seed
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the last epoch."""
+        """Forget the last epoch; score one and the same ensemble in all processes."""
+        collectives.same_buffers(pl_module)
         self._sums = torch.zeros(len(self.NAMES) + 2, dtype=torch.float64, device=pl_module.device)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
 from miselbo.progress import EpochMeter
+from miselbo.training import collectives
 from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
 from miselbo.training.joint import fine_tune
 from miselbo.training.lightning import run_trainer
@@ -48,12 +49,16 @@ def fit_members(
         seed = derive(cfg.seed, s)
         module = MemberTraining(target, members[:s], Objective(**objective), seed)
         _train(cfg, data, folder, loggers, module)
+        if collectives.rank():  # rank 0 writes, the others read
+            collectives.barrier()
+            checkpoints.load_member(folder, s, members[s - 1], checkpoints.load_target(folder, target))
+            continue
         info = {
             "seed": seed,
             "seconds": module.seconds,
             "steps": module.global_step,
             "skipped_steps": module.skipped,
-            "decoder_passes": module.examples_seen,
+            "decoder_passes": int(module.examples_seen),
         }
         if s == 1:
             path = checkpoints.target_path(folder)
@@ -66,6 +71,7 @@ def fit_members(
             checkpoints.member_path(folder, s), "member", members[s - 1], target, member=s, **info
         )
         checkpoints.resume_path(folder, s).unlink(missing_ok=True)
+        collectives.barrier()
     if cfg.ensemble.objective == "mixture" and size > 1:
         return fine_tune(cfg, data, folder, loggers, target, members)
     return Ensemble(target, members).eval()

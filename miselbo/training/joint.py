@@ -17,6 +17,7 @@ from miselbo.ensemble import Ensemble, Frozen, latent_noise
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.progress import EpochMeter
+from miselbo.training import collectives
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.estimators import ESTIMATORS, chosen
 from miselbo.training.lightning import run_trainer
@@ -65,7 +66,12 @@ class JointTraining(pl.LightningModule):
         self._target = Frozen(target)
         self.members = nn.ModuleList(member.requires_grad_(True) for member in members)
         self.options, self.seed = ensemble, seed
-        self.skipped_in_a_row = self.passes = 0
+        self.skipped_in_a_row, self.passes = 0, 0
+
+    @property
+    def leaves_out_parameters(self) -> bool:
+        """Whether a step uses only some of the members."""
+        return bool(self.options.estimator == "some_to_some")
 
     def train(self, mode: bool = True) -> "JointTraining":
         """Evaluation mode for good: one density per member, whoever's samples it scores."""
@@ -83,9 +89,14 @@ class JointTraining(pl.LightningModule):
         def noise(s: int) -> list[Tensor]:
             return latent_noise(target.latent_shapes, self.seed, index, s, step, x.dtype)
 
-        bound = mixture_bound(target, list(self.members), x, noise, options.estimator, rows, columns).mean()
-        self.passes += len(rows) * len(x)
-        self.log("joint/miselbo", bound.detach().float(), on_step=False, on_epoch=True, batch_size=1)
+        whole = collectives.total(len(x), x.device)
+        bounds = mixture_bound(target, list(self.members), x, noise, options.estimator, rows, columns)
+        bound = bounds.mean() * collectives.share(len(x), whole)
+        self.passes = self.passes + int(len(rows) * whole)
+        self.log(
+            "joint/miselbo", bound.detach().float(), on_step=False, on_epoch=True, batch_size=1,
+            sync_dist=collectives.size() > 1,
+        )  # fmt: skip
         return -bound
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -134,14 +145,18 @@ def fine_tune(
     a killed one, or one of a larger ensemble, does not build on half of an earlier one.
     """
     every = list(range(1, len(members) + 1))
-    before = {s: checkpoints.read(checkpoints.member_path(folder, s), "member") for s in every}
-    if all(content.get("trained_with") == every for content in before.values()):
+    writes = collectives.rank() == 0
+    if checkpoints.trained_jointly(folder, len(members)):
         return Ensemble(target, members).eval()
+    before = {s: checkpoints.read(checkpoints.member_path(folder, s), "member") for s in every}
+    if writes:
+        for s in every:
+            if "trained_with" not in before[s]:
+                kept_path(folder, s).parent.mkdir(exist_ok=True)
+                shutil.copyfile(checkpoints.member_path(folder, s), kept_path(folder, s))
+    collectives.barrier()
     for s, member in zip(every, members, strict=True):
-        path, kept = checkpoints.member_path(folder, s), folder / "members" / "independent" / f"q{s}.ckpt"
-        if "trained_with" not in before[s]:
-            kept.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, kept)
+        kept = kept_path(folder, s)
         before[s] = checkpoints.read(kept, "member")
         checkpoints.load_state(member, before[s], kept)
     resume = folder / "members" / f"joint{len(members)}.resume.ckpt"
@@ -150,7 +165,7 @@ def fine_tune(
     started = time.perf_counter()
     _run(cfg, data, folder, loggers(0), module, resume)
     module._target.verify()
-    for s, member in zip(every, members, strict=True):
+    for s, member in zip(every, members, strict=True) if writes else ():
         info = {
             key: value
             for key, value in before[s].items()
@@ -164,8 +179,14 @@ def fine_tune(
             "stage": f"train {'p and q1' if s == 1 else f'q{s}'}, with its share of the joint training",
         }
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
-    resume.unlink(missing_ok=True)
+    if writes:
+        resume.unlink(missing_ok=True)
     return Ensemble(target, members).eval()
+
+
+def kept_path(folder: Path, member: int) -> Path:
+    """Where q_member stays as it was trained alone."""
+    return folder / "members" / "independent" / f"q{member}.ckpt"
 
 
 def _run(

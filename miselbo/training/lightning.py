@@ -11,7 +11,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 
+from miselbo import ranks
 from miselbo.building import build
+from miselbo.training import collectives
+from miselbo.training.norms import synchronised
 
 
 def run_trainer(
@@ -41,7 +44,14 @@ def run_trainer(
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C.
     """
-    with quiet():
+    arguments |= ranks.trainer_arguments(cfg, getattr(module, "leaves_out_parameters", False))
+    norms: Any = contextlib.nullcontext()
+    if cfg.trainer.sync_batchnorm and collectives.size() > 1:
+        norms = synchronised(module, ranks.on_gpu(cfg))
+    wide = cfg.trainer.precision == "64-true"
+    if wide:
+        module.double()  # before a resume point is read
+    with quiet(), norms:
         trainer: pl.Trainer = build(
             cfg.trainer,
             max_epochs=max_epochs,
@@ -50,8 +60,11 @@ def run_trainer(
             callbacks=list(callbacks),
             logger=list(loggers),
             default_root_dir=folder,
+            sync_batchnorm=False,  # done above, on CPUs too
             **arguments,
         )
+        if collectives.size() > 1:  # its handler of SIGTERM sends a message that nobody expects, and all hang
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         try:
             trainer.fit(
                 module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
@@ -60,6 +73,8 @@ def run_trainer(
             if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt from None
             raise
+    if wide:
+        module.float()  # as every member is kept; exact for what was frozen
 
 
 @contextlib.contextmanager
@@ -70,4 +85,5 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         yield

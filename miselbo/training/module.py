@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from miselbo.ensemble import Ensemble, Frozen, latent_noise
 from miselbo.errors import TrainingDivergedError
 from miselbo.models.nvae.convs import shared_kernels
-from miselbo.training import objective
+from miselbo.training import collectives, objective
 from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
 
 
@@ -73,7 +73,7 @@ class MemberTraining(pl.LightningModule):
         self.norms = self._batch_norms()
         self.alpha = objective_scale(target)
         self.skipped = 0
-        self.examples_seen = 0
+        self.examples_seen: Any = 0
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._skipped_in_a_row = 0
         self._buffers_before: list[Tensor] = []
@@ -95,19 +95,21 @@ class MemberTraining(pl.LightningModule):
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         x, index = batch["image"], batch["index"]
-        self.examples_seen += len(x)
+        whole = collectives.total(len(x), x.device)
+        self.examples_seen = self.examples_seen + whole
+        share = collectives.share(len(x), whole)
         step = torch.full((1,), self.global_step, device=x.device)
         eps = latent_noise(self.target.latent_shapes, self.seed, index, self.member, step, x.dtype)
         draw = self.target.draw(x, self.encoder, self.encoder.encode(x), eps)
         reconstruction, kl = -draw.log_px[0], draw.kl()[0]
         beta = self.kl_weight()
         coefficients = objective.balance(kl, self.alpha, beta)
-        loss = (reconstruction + (kl * coefficients).sum(-1)).mean()
+        loss = (reconstruction + (kl * coefficients).sum(-1)).mean() * share
         self._record(
             {
-                "train/elbo": -(reconstruction + kl.sum(-1)).mean(),
-                "train/reconstruction": reconstruction.mean(),
-                "train/kl": kl.sum(-1).mean(),
+                "train/elbo": -(reconstruction + kl.sum(-1)).mean() * share,
+                "train/reconstruction": reconstruction.mean() * share,
+                "train/kl": kl.sum(-1).mean() * share,
                 "train/loss": loss,
                 "train/kl_weight": beta,
             }
@@ -138,7 +140,7 @@ class MemberTraining(pl.LightningModule):
         """Nothing here: :class:`~miselbo.training.callbacks.EnsembleMonitor` scores the whole ensemble."""
 
     def _record(self, values: dict[str, Any]) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=collectives.size() > 1)
 
     @property
     def total_steps(self) -> int:
@@ -227,7 +229,7 @@ class MemberTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts."""
-        checkpoint["counts"] = [self.skipped, self.examples_seen, self.seconds]
+        checkpoint["counts"] = [self.skipped, int(self.examples_seen), self.seconds]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them."""

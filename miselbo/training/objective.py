@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from miselbo.training import collectives
+
 
 def kl_weight(
     step: int, total_steps: int, constant_portion: float, anneal_portion: float, minimum: float
@@ -46,6 +48,7 @@ def balance(kl: Tensor, alpha: Tensor, beta: float) -> Tensor:
     """Coefficients c_i of the groups' KLs during warm-up; all ones when beta = 1.
 
     gamma_i = (mean_b |KL_i| + 0.01) / alpha_i * total, normalised to mean 1 over groups, detached; c_i = beta gamma_i.
+    The mean is over the examples of all processes.
 
     Args:
         kl: [B, G] nats.
@@ -57,7 +60,7 @@ def balance(kl: Tensor, alpha: Tensor, beta: float) -> Tensor:
     """
     if beta >= 1:
         return torch.ones_like(kl[0])
-    mean = kl.detach().abs().mean(0) + 0.01
+    mean = collectives.mean(kl.abs()) + 0.01
     gamma = mean / alpha.to(mean) * mean.sum()
     return beta * gamma / gamma.mean()
 

@@ -170,10 +170,16 @@ def test_sampler_cuts_over_processes(size, batch_size, replicas, shuffle):
     assert [len(sampler) for sampler in samplers] == [len(rank) for rank in keys]
     seen = [i for rank in keys for key in rank for i in key.index.tolist()]
     if shuffle:
-        assert len({len(rank) for rank in keys}) == 1
-        assert len(seen) == len(set(seen)) == size - size % replicas
-        if batch_size > 1 and size // replicas > 1:
-            assert all(2 <= len(key.index) <= batch_size + 1 for rank in keys for key in rank)
+        assert len({len(rank) for rank in keys}) == 1 and sorted(seen) == list(range(size))
+        steps = [[i for key in step for i in key.index.tolist()] for step in zip(*keys, strict=True)]
+        for step in zip(*keys, strict=True):
+            counts = [len(key.index) for key in step]
+            assert max(counts) - min(counts) <= 1 <= min(counts) and max(counts) <= batch_size + 1
+        one = list(BatchSampler(split, batch_size * replicas, shuffle=True))
+        if (last := len(one[-1].index)) >= replicas:  # else it has joined the batch before it
+            assert [sorted(step) for step in steps] == [sorted(key.index.tolist()) for key in one]
+        else:
+            assert len(steps) == len(one) - 1 and len(steps[-1]) == batch_size * replicas + last
     else:
         assert sorted(seen) == list(range(size))
         assert all(1 <= len(key.index) <= batch_size for rank in keys for key in rank)
