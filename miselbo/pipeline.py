@@ -1,5 +1,6 @@
 """fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
+import inspect
 import json
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import bounds, checkpoints, config, machine, restoring, sampling
+from miselbo import bounds, checkpoints, config, curves, machine, restoring, sampling, stopping
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -24,6 +25,7 @@ from miselbo.evaluation import (
 from miselbo.loggers import Loggers
 from miselbo.results import headline_text, write_results
 from miselbo.settings import Settings, doublings, make_settings
+from miselbo.training.side_by_side import number_of_workers
 from miselbo.workers import number_of_processes, score_in_processes
 
 
@@ -38,8 +40,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         InputError: bad configuration, data, run folder or checkpoint; before any long work starts.
+        Stopped: SIGTERM, or ``trainer.max_time`` is over; the same call goes on.
     """
     config.check_values(cfg)
+    with stopping.watching(stopping.seconds(cfg.trainer.max_time)):
+        return carry_out(cfg)
+
+
+def carry_out(cfg: DictConfig) -> dict[str, Any]:
+    """What :func:`run` does."""
     machine.prepare(cfg.num_threads)
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
@@ -52,7 +61,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         return evaluate_checkpoints(cfg, folder)
     if cfg.importer is not None:
         return evaluate_import(cfg, folder)
-    if cfg.task == "run":
+    if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
     data = build(cfg.dataset)
     data.prepare_data()
@@ -66,18 +75,76 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task == "cost":
         return cost(cfg, data, target, members, settings)
     if cfg.task == "evaluate":
+        check_members(folder, cfg.ensemble.size)
         ensemble = checkpoints.load_ensemble(folder, target, members)
-        return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+        return evaluate_members(cfg, data, ensemble, settings, folder)
     config.check_folder(cfg, folder)
+    fit, objective = build(cfg.model.fit), OmegaConf.to_container(cfg.model.objective)
+    if cfg.task == "fit_member":
+        return fit_member(cfg, data, folder, target, members, partial(fit, objective=objective))
+    number_of_workers(cfg, cfg.ensemble.size)
     checkpoints.load_finished(folder, target, members)  # a foreign file fails now, with nothing written
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
-        fit = build(cfg.model.fit)
-        objective = OmegaConf.to_container(cfg.model.objective)
+        curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         ensemble = fit(cfg, data, folder, loggers.of_member, objective=objective)
         summary = evaluate(cfg, data, ensemble, settings, folder)
         if cfg.report:
             report(folder)
+        loggers.finish(summary, folder)
+    return summary
+
+
+def fit_member(
+    cfg: DictConfig, data: Any, folder: Path, target: Any, members: list[Any], fit: Callable[..., Any]
+) -> dict[str, Any]:
+    """Train one member in a run folder that jobs for the others share; makes the folder where there is none."""
+    number = cfg.member
+    if "only" not in inspect.signature(fit.func).parameters:  # type: ignore[attr-defined]
+        raise InputError(
+            f"task=fit_member: model={cfg.model.name} trains all its members at once; use task=run"
+        )
+    finished = checkpoints.load_for(folder, target, members, number)
+    claim = cfg.copy()
+    claim.task, claim.member = "run", None
+    config.claim_folder(claim, folder)
+    if number not in finished:
+        fit(cfg, data, folder, partial(curves.logger_of, folder), only=number)
+    missing = checkpoints.missing_members(folder, cfg.ensemble.size)
+    rest = (
+        f"missing: {', '.join(f'q{s}' for s in missing)}"
+        if missing
+        else "all members are there: task=evaluate"
+    )
+    print(f"q{number} is finished in {folder}; {rest}")
+    return {"member": number, "missing": missing}
+
+
+def check_members(folder: Path, size: int) -> None:
+    """Refuse to evaluate a run whose members are not all there.
+
+    Raises:
+        InputError: names the missing ones and the commands that train them.
+    """
+    missing = checkpoints.missing_members(folder, size)
+    if missing:
+        path = checkpoints.member_path(folder, missing[0])
+        raise InputError(
+            f"{', '.join(f'q{s}' for s in missing)} of {size} members are missing ({path} does not exist): train each "
+            f"with task=fit_member member={missing[0]} run_dir={folder}, or all with the run's own command"
+        )
+
+
+def evaluate_members(
+    cfg: DictConfig, data: Any, ensemble: Ensemble, settings: Settings, folder: Path
+) -> dict[str, Any]:
+    """Evaluation and report; if members come from jobs of their own, their curves go to the run's dashboard first."""
+    size = cfg.ensemble.size
+    if not curves.waiting(folder, size):
+        return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+    with Loggers(cfg, folder) as loggers:
+        curves.collect(folder, size, loggers.of_member)
+        summary = conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
         loggers.finish(summary, folder)
     return summary
 

@@ -109,6 +109,7 @@ class BatchSampler(DistributedSampler[BatchKey]):
         super().__init__(split, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.split = split
         self.batch_size = batch_size
+        self.skip = 0  # batches of the first epoch that an earlier process has had
         if shuffle and len(split) < num_replicas:
             raise InputError(
                 f"{len(split)} training images for {num_replicas} processes: each needs at least one. "
@@ -133,7 +134,8 @@ class BatchSampler(DistributedSampler[BatchKey]):
         epoch, whole = self.epoch, len(self.split)
         order = permutation(whole, self.seed, draw=epoch) if self.shuffle else torch.arange(whole)
         sizes = self._sizes()
-        for index in order[self.rank :: self.num_replicas][: sum(sizes)].split(sizes):
+        skip, self.skip = self.skip, 0
+        for index in order[self.rank :: self.num_replicas][: sum(sizes)].split(sizes)[skip:]:
             yield BatchKey(epoch, index)
 
 

@@ -10,8 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from miselbo import stopping
 from miselbo.building import build
+from miselbo.errors import Stopped
 
 
 def run_trainer(
@@ -40,10 +43,12 @@ def run_trainer(
 
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C.
+        Stopped: a stop was asked for, see :mod:`miselbo.stopping`; the resume point is written.
     """
-    with quiet():
+    with quiet(), stopping.holding():
         trainer: pl.Trainer = build(
             cfg.trainer,
+            max_time=None,  # of the whole command, not of each member
             max_epochs=max_epochs,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -56,6 +61,9 @@ def run_trainer(
             trainer.fit(
                 module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
             )
+        except SIGTERMException:
+            stopping.check()
+            raise Stopped("SIGTERM") from None  # to another process of this training
         except SystemExit:
             if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt from None
@@ -65,8 +73,8 @@ def run_trainer(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's advice on worker processes, hardware and tips; its errors stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.signal_connector"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

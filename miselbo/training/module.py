@@ -46,21 +46,24 @@ class Objective:
 
 
 class MemberTraining(pl.LightningModule):
-    """Trains the last of ``members`` against ``target``; the first member trains the target too.
+    """Trains the last of ``members`` against ``target``; q_1 trains the target too.
 
-    From the second member on the target and the earlier members are :class:`~miselbo.ensemble.Frozen`: no gradients,
+    From q_2 on the target and the other members given are :class:`~miselbo.ensemble.Frozen`: no gradients,
     batch norm in evaluation mode even when Lightning calls ``train()``.
 
     Args:
         target: the decoder.
-        members: encoders q_1..q_s; q_s is trained.
+        members: encoders, of which the last one, q_s, is trained; validation scores all of them.
         objective: hyper-parameters.
         seed: of this member; its noise is a function of (seed, example, step).
+        member: s; default the number of encoders given.
     """
 
-    def __init__(self, target: Any, members: Sequence[Any], objective: Objective, seed: int):
+    def __init__(
+        self, target: Any, members: Sequence[Any], objective: Objective, seed: int, member: int | None = None
+    ):
         super().__init__()
-        self.member = len(members)
+        self.member = member or len(members)
         self.seed = seed
         self.settings = objective
         joint = self.member == 1
@@ -85,7 +88,7 @@ class MemberTraining(pl.LightningModule):
 
     @property
     def ensemble(self) -> Ensemble:
-        """The members trained so far (this one included) with their target, sharing this module's tensors."""
+        """The members given, this one last, with their target, sharing this module's tensors."""
         return Ensemble(self.target, [*(frozen.module for frozen in self.earlier), self.encoder])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
