@@ -1,6 +1,5 @@
 """fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
-import inspect
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import bounds, checkpoints, config, curves, machine, restoring, sampling, stopping
+from miselbo import bounds, checkpoints, config, curves, machine, member_jobs, restoring, sampling, stopping
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -25,7 +24,6 @@ from miselbo.evaluation import (
 from miselbo.loggers import Loggers
 from miselbo.results import headline_text, write_results
 from miselbo.settings import Settings, doublings, make_settings
-from miselbo.training.side_by_side import number_of_workers
 from miselbo.workers import number_of_processes, score_in_processes
 
 
@@ -75,14 +73,14 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task == "cost":
         return cost(cfg, data, target, members, settings)
     if cfg.task == "evaluate":
-        check_members(folder, cfg.ensemble.size)
+        member_jobs.check_all(folder, cfg.ensemble.size)
         ensemble = checkpoints.load_ensemble(folder, target, members)
         return evaluate_members(cfg, data, ensemble, settings, folder)
     config.check_folder(cfg, folder)
     fit, objective = build(cfg.model.fit), OmegaConf.to_container(cfg.model.objective)
+    member_jobs.check_apart(cfg, fit)
     if cfg.task == "fit_member":
-        return fit_member(cfg, data, folder, target, members, partial(fit, objective=objective))
-    number_of_workers(cfg, cfg.ensemble.size)
+        return member_jobs.fit_member(cfg, data, folder, target, members, partial(fit, objective=objective))
     checkpoints.load_finished(folder, target, members)  # a foreign file fails now, with nothing written
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
@@ -93,46 +91,6 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
             report(folder)
         loggers.finish(summary, folder)
     return summary
-
-
-def fit_member(
-    cfg: DictConfig, data: Any, folder: Path, target: Any, members: list[Any], fit: Callable[..., Any]
-) -> dict[str, Any]:
-    """Train one member in a run folder that jobs for the others share; makes the folder where there is none."""
-    number = cfg.member
-    if "only" not in inspect.signature(fit.func).parameters:  # type: ignore[attr-defined]
-        raise InputError(
-            f"task=fit_member: model={cfg.model.name} trains all its members at once; use task=run"
-        )
-    finished = checkpoints.load_for(folder, target, members, number)
-    claim = cfg.copy()
-    claim.task, claim.member = "run", None
-    config.claim_folder(claim, folder)
-    if number not in finished:
-        fit(cfg, data, folder, partial(curves.logger_of, folder), only=number)
-    missing = checkpoints.missing_members(folder, cfg.ensemble.size)
-    rest = (
-        f"missing: {', '.join(f'q{s}' for s in missing)}"
-        if missing
-        else "all members are there: task=evaluate"
-    )
-    print(f"q{number} is finished in {folder}; {rest}")
-    return {"member": number, "missing": missing}
-
-
-def check_members(folder: Path, size: int) -> None:
-    """Refuse to evaluate a run whose members are not all there.
-
-    Raises:
-        InputError: names the missing ones and the commands that train them.
-    """
-    missing = checkpoints.missing_members(folder, size)
-    if missing:
-        path = checkpoints.member_path(folder, missing[0])
-        raise InputError(
-            f"{', '.join(f'q{s}' for s in missing)} of {size} members are missing ({path} does not exist): train each "
-            f"with task=fit_member member={missing[0]} run_dir={folder}, or all with the run's own command"
-        )
 
 
 def evaluate_members(
