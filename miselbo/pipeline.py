@@ -102,7 +102,8 @@ def evaluate_members(
         return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, size, loggers.of_member)
-        summary = conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+        summary = evaluate(cfg, data, ensemble, settings, folder)
+        conclude(cfg, summary, folder)
         loggers.finish(summary, folder)
     return summary
 

@@ -198,3 +198,41 @@ def test_no_process_outlives_the_command_and_the_same_one_goes_on(tmp_path, numb
         for name in ("run", "whole"):
             pipeline.run(config.compose_config([*settings, f"run_dir={tmp_path / name}"]))
         assert_same_training(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("what", ["evaluation", "study", "sweep"])
+def test_no_worker_outlives_its_command(tmp_path, what, number):
+    """Evaluation workers, parts of a study, jobs of a sweep under joblib: processes that would run for hours."""
+    hours = "evaluation.num_samples=100000000"
+    if what == "evaluation":
+        arguments = [*runs.overrides(tmp_path / "run", "ensemble.size=1"), hours, "evaluation.workers=2"]
+        started = lambda: (tmp_path / "run" / "members" / "q1.ckpt").exists()  # noqa: E731
+    elif what == "study":
+        arguments = [
+            "experiment=table2",
+            "study.workers=2",
+            "study.epochs=1000000",
+            "trainer.accelerator=cpu",
+        ]
+        arguments += [f"study.results={tmp_path}/results", f"run_dir={tmp_path}/run"]
+        started = lambda: len(list((tmp_path / "run").glob("*/.hydra/config.yaml"))) >= 2  # noqa: E731
+    else:
+        arguments = [word for word in runs.overrides(tmp_path) if not word.startswith("run_dir=")]
+        arguments = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *arguments, hours]
+        started = lambda: len(list(tmp_path.glob("outputs/sweeps/*/*/members/q5.ckpt"))) == 2  # noqa: E731
+    process = runs.start(tmp_path, *arguments)
+    try:
+        wait_for(lambda: started() and len(children(process.pid)) >= 2, process, 200)
+        time.sleep(5)
+        others = children(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == (stopping.STATUS if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + 90
+    while not all(map(gone, others)):
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in others]
+        time.sleep(0.1)
