@@ -41,6 +41,10 @@ def start(hydra_job: Callable[[], None]) -> None:
     """What :func:`main` runs."""
     plain = overrides(sys.argv[1:])
     values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
+    if values.get("task") == "fit_member" and is_sweep(sys.argv[1:]):
+        raise InputError(
+            "task=fit_member takes one member: several jobs have one command each (docs/cluster.md)"
+        )
     if values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")

@@ -19,7 +19,7 @@ from miselbo.errors import InputError, Stopped
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: not finished, the same command goes on
 _reason: str | None = None
 _raised = _watching = False
-_held = 0
+_held = _process = 0
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def watching(limit: float | None = None) -> Iterator[None]:
         ...         print(stop)
         SIGTERM
     """
-    global _reason, _raised, _watching
+    global _reason, _raised, _watching, _process
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,7 +44,7 @@ def watching(limit: float | None = None) -> Iterator[None]:
     outermost = not _watching
     if outermost:
         before = signal.signal(signal.SIGTERM, _on_signal)
-        _reason, _raised, _watching = None, False, True
+        _reason, _raised, _watching, _process = None, False, True, os.getpid()
     try:
         if timer is not None:
             timer.daemon = True
@@ -85,7 +85,7 @@ def check() -> None:
 def _on_signal(signum: int, frame: FrameType | None) -> None:
     global _reason
     _reason = _reason or "SIGTERM"
-    if not _held:
+    if not _held and os.getpid() == _process:  # a forked process is stopped by what forked it
         check()
 
 

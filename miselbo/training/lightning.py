@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from miselbo import stopping
+from miselbo import processes, stopping
 from miselbo.building import build
 from miselbo.errors import Stopped
 
@@ -45,7 +47,7 @@ def run_trainer(
         KeyboardInterrupt: stopped by Ctrl-C.
         Stopped: a stop was asked for, see :mod:`miselbo.stopping`; the resume point is written.
     """
-    with quiet(), stopping.holding():
+    with quiet():
         trainer: pl.Trainer = build(
             cfg.trainer,
             max_time=None,  # of the whole command, not of each member
@@ -57,13 +59,19 @@ def run_trainer(
             default_root_dir=folder,
             **arguments,
         )
+        forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)  # then this process waits
         try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
-            )
+            with contextlib.nullcontext() if forks else stopping.holding():
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
+                )
         except SIGTERMException:
             stopping.check()
             raise Stopped("SIGTERM") from None  # to another process of this training
+        except Stopped:
+            if forks:
+                processes.end(multiprocessing.active_children(), 20.0)
+            raise
         except SystemExit:
             if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt from None
