@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo import config, stopping, sweeps
+from miselbo import config, processes, stopping, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 
 FROM_FOLDER = ("evaluate", "report", "export", "sample")
@@ -113,6 +114,8 @@ def job(cfg: DictConfig) -> None:
     """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
+        if current_process().name.startswith("Loky"):  # a worker of the joblib launcher
+            processes.follow_parent()
         folder, sweep = (Path(place).absolute() for place in (hydra.runtime.output_dir, hydra.sweep.dir))
         sweeps.run_job(cfg, folder, sweep, list(hydra.overrides.task), execute)
         return

@@ -5,22 +5,29 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing import connection, parent_process
+from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
 
 GRACE = 60.0  # seconds in which a process may save what it has after it was asked to stop
 
 
+_following = False
+
+
 def follow_parent() -> None:
     """In a worker: stop, as on SIGTERM, when the parent process is gone, however it ended; Ctrl-C is the parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    global _following
+    if not _following:
+        _following = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        parent = parent_process()
+        number = os.getppid() if parent is None else parent.pid
+        threading.Thread(target=_follow, args=(number,), daemon=True).start()
 
 
-def _follow(sentinel: int) -> None:
-    connection.wait([sentinel])
+def _follow(parent: int | None) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)

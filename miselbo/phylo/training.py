@@ -118,9 +118,10 @@ def run_epochs(
         with atomic(resume) as temporary:
             torch.save(training.state(), temporary)
 
+    training.save = save
     try:
         for epoch in range(done, epochs):
-            values = training.epoch(save)
+            values = training.epoch()
             for logger in loggers:
                 logger.log_metrics(values, training.step - 1)
             meter.update(epoch + 1, f"IWELBO {values['val/iwelbo']:.2f} nats")
@@ -165,6 +166,7 @@ class Training:
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.bounds: list[float] = []  # of this epoch's iterations
+        self.save: Callable[[], None] | None = None
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
@@ -212,22 +214,19 @@ class Training:
                 "lower model.objective.learning_rate_branch, or anneal longer (model.objective.anneal_epochs)"
             )
 
-    def epoch(self, save: Callable[[], None] | None = None) -> dict[str, float]:
+    def epoch(self) -> dict[str, float]:
         """The iterations of one epoch, or what is left of it; returns what is logged at its end.
 
-        Args:
-            save: called before a stop that was asked for (:mod:`miselbo.stopping`) ends the epoch early.
-
         Raises:
-            Stopped: a stop was asked for.
+            Stopped: a stop was asked for (:mod:`miselbo.stopping`); :attr:`save` was called.
         """
         start, before = time.perf_counter(), self.seconds
         with stopping.holding():
             while len(self.bounds) < self.objective.steps_per_epoch:
                 self.bounds.append(self.iteration())
-                if save is not None and stopping.requested():
+                if self.save is not None and stopping.requested():
                     self.seconds = before + time.perf_counter() - start
-                    save()
+                    self.save()
                     stopping.check()
         finite = [value for value in self.bounds if math.isfinite(value)]
         self.bounds = []
