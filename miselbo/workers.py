@@ -69,11 +69,11 @@ def score_in_processes(
 
 def _work(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
     follow_parent()
-    with stopping.watching():
-        try:
+    try:
+        with stopping.watching():
             _score(text, settings, device, rank, count, shards)
-        except Stopped:
-            sys.exit(stopping.STATUS)
+    except Stopped:
+        sys.exit(stopping.STATUS)
 
 
 def _score(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:

@@ -219,6 +219,7 @@ class Worker:
         if self.process is not None:
             if not self.member:
                 self.pipe.close()  # an idle one ends by itself
+                self.process.join(5.0)
             processes.end([self.process], processes.GRACE if self.member else 5.0)
             if self.member:
                 self.pipe.close()
@@ -251,11 +252,11 @@ class PipeLogger(Logger):
 
 def _work(text: str, pipe: Any) -> None:
     processes.follow_parent()
-    with stopping.watching():
-        try:
+    try:
+        with stopping.watching():
             _train_what_comes(text, pipe)
-        except Stopped:
-            sys.exit(stopping.STATUS)
+    except Stopped:
+        sys.exit(stopping.STATUS)
 
 
 def _train_what_comes(text: str, pipe: Any) -> None:
