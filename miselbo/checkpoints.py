@@ -6,6 +6,7 @@ target it was trained against; a member of another target is refused.
 
 import pickle
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def load_member(folder: Path, member: int, module: nn.Module, target_fingerprint
     return {key: value for key, value in content.items() if key != "state"}
 
 
+def missing_members(folder: Path, size: int) -> list[int]:
+    """Numbers 1..size of the members that are still to be trained."""
+    return sorted({*range(1, size + 1)} - {*finished_members(folder, size)})
+
+
 def finished_members(folder: Path, size: int) -> list[int]:
     """Numbers 1..size of the members whose training is finished."""
     return [s for s in range(1, size + 1) if member_path(folder, s).exists()]
@@ -145,24 +151,34 @@ def trained_jointly(folder: Path, size: int) -> bool:
     return all(read(member_path(folder, s), "member").get("trained_with") == every for s in every)
 
 
-def load_finished(folder: Path, target: Any, members: list[Any]) -> list[int]:
+def load_finished(
+    folder: Path, target: Any, members: list[Any], only: Collection[int] | None = None
+) -> list[int]:
     """Fill ``target`` and ``members`` with what training has finished; returns the members' numbers.
 
     Every file is checked, resume points too, so that a wrong one shows before any training.
+
+    Args:
+        folder: run folder.
+        target: to fill.
+        members: q_1..q_S, to fill.
+        only: numbers of the members that are looked at, where other processes may write the others' files.
 
     Raises:
         InputError: a file is damaged or does not belong here, or the target's own q1 is gone.
     """
     stamp = None
     others = [path for path in sorted(target_path(folder).parent.glob("q*.ckpt")) if "." not in path.stem]
-    if others and not member_path(folder, 1).exists():
+    if others and trained(target) and not member_path(folder, 1).exists():
         raise InputError(
             f"{member_path(folder, 1)} is missing but {others[0].name} exists: the target is trained with q1, and "
             "training it again would leave the other members without their target. Put the file back, or use "
             "another run_dir."
         )
-    finished = finished_members(folder, len(members))
+    finished = [s for s in finished_members(folder, len(members)) if only is None or s in only]
     for s, member in enumerate(members, start=1):
+        if only is not None and s not in only:
+            continue
         if s in finished:
             stamp = stamp or load_target(folder, target)
             load_member(folder, s, member, stamp)
@@ -173,6 +189,26 @@ def load_finished(folder: Path, target: Any, members: list[Any]) -> list[int]:
                     f"{resume_path(folder, s)} is no resume point of this project: remove it to train q{s} anew"
                 )
     return finished
+
+
+def load_for(folder: Path, target: Any, members: list[Any], member: int) -> list[int]:
+    """Fill what the training of one member starts from; returns the numbers, among 1 and its own, that are finished.
+
+    Raises:
+        InputError: as :func:`load_finished`, or the target is still to be trained.
+    """
+    needed = {1, member} if trained(target) else {member}
+    if 1 in needed - {member} and not member_path(folder, 1).exists():
+        raise InputError(
+            f"q{member} needs the target, which is trained with q1: {member_path(folder, 1)} does not exist yet. "
+            f"Run task=fit_member member=1 run_dir={folder} first, or wait for it."
+        )
+    return load_finished(folder, target, members, needed)
+
+
+def trained(target: Any) -> bool:
+    """Whether a target has parameters, which are trained with q1."""
+    return any(True for _ in target.parameters())
 
 
 def load_ensemble(folder: Path, target: Any, members: list[Any]) -> Ensemble:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,38 +12,65 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo import config, ranks, srun, sweeps
-from miselbo.errors import InputError, TrainingDivergedError
+from miselbo import config, processes, ranks, srun, stopping, sweeps
+from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 
 FROM_FOLDER = ("evaluate", "report", "export", "sample")
 
 
 def main(hydra_job: Callable[[], None]) -> None:
-    """Check the arguments, then run: the tasks in ``FROM_FOLDER`` from a run folder alone, else through Hydra."""
+    """Check the arguments, then run: the tasks in ``FROM_FOLDER`` from a run folder alone, else through Hydra.
+
+    SIGTERM and the end of ``trainer.max_time`` end it with status :data:`miselbo.stopping.STATUS`.
+    """
     try:
-        plain = overrides(sys.argv[1:])
-        values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
-        if values.get("task") == "sweep_report":
-            if not values.get("sweep_dir"):
-                raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
-            sweeps.conclude(Path(str(values["sweep_dir"])))
-        elif values.get("task") in FROM_FOLDER and not values.get("importer"):
-            if not values.get("run_dir"):
-                raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
-            execute(config.load_folder(Path(str(values["run_dir"])), plain))
-        else:
-            added = official_dataset(values)
-            config.check_overrides([*plain, *added])
-            if is_sweep(sys.argv[1:]):
-                added += sweeps.folder_overrides(config.parse(plain))
-            last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
-            sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
-            hydra_job()
+        with stopping.watching():
+            start(hydra_job)
     except InputError as error:
         fail(error)
+    except TrainingDivergedError as error:
+        fail(error, status=1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stop:
+        print(f"stopped: {stop}; what is done is saved, the same command goes on from here", file=sys.stderr)
+        sys.exit(stopping.STATUS)
+
+
+def start(hydra_job: Callable[[], None]) -> None:
+    """What :func:`main` runs."""
+    plain = overrides(sys.argv[1:])
+    values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
+    if values.get("task") == "fit_member" and is_sweep(sys.argv[1:]):
+        raise InputError(
+            "task=fit_member takes one member: several jobs have one command each (docs/cluster.md)"
+        )
+    if values.get("task") == "sweep_report":
+        if not values.get("sweep_dir"):
+            raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
+        sweeps.conclude(Path(str(values["sweep_dir"])))
+    elif alone(values):
+        execute(config.load_folder(Path(str(values["run_dir"])), plain))
+    elif values.get("task") in FROM_FOLDER and not values.get("importer"):
+        if not values.get("run_dir"):
+            raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
+        execute(config.load_folder(Path(str(values["run_dir"])), plain))
+    else:
+        added = official_dataset(values)
+        config.check_overrides([*plain, *added])
+        if is_sweep(sys.argv[1:]):
+            added += sweeps.folder_overrides(config.parse(plain))
+        last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
+        sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
+        hydra_job()
+
+
+def alone(values: dict[str, Any]) -> bool:
+    """Whether the overrides are a member's job on an existing run folder, and name nothing of the run itself."""
+    folder = Path(str(values.get("run_dir")))
+    known = config.config_path(folder).is_file() and all(config.is_free(key) for key in values)
+    return values.get("task") == "fit_member" and known
 
 
 def official_dataset(values: dict[str, Any]) -> list[str]:
@@ -107,6 +135,8 @@ def follow(cfg: DictConfig, sweep: bool) -> None:
 def lead(cfg: DictConfig, hydra: Any) -> None:
     """A job of the run's own process."""
     if hydra.mode == RunMode.MULTIRUN:
+        if current_process().name.startswith("Loky"):  # a worker of the joblib launcher
+            processes.follow_parent()
         folder, sweep = (Path(place).absolute() for place in (hydra.runtime.output_dir, hydra.sweep.dir))
         sweeps.run_job(cfg, folder, sweep, list(hydra.overrides.task), execute)
         return
@@ -122,7 +152,7 @@ def lead(cfg: DictConfig, hydra: Any) -> None:
         fail(InputError(f"cannot read the configuration: {str(error).splitlines()[0]}"))
     except InputError as error:
         fail(error)
-    except TrainingDivergedError as error:
+    except (TrainingDivergedError, MembersFailedError) as error:
         fail(error, status=1)
 
 

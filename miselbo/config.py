@@ -15,17 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from miselbo import stopping
 from miselbo.errors import InputError
 from miselbo.files import write_text
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 IMPORTERS = ("arrays", "nvlabs")
-TASKS = ("run", "evaluate", "report", "cost", "export", "sample", "sweep_report")
+TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report")
 DECODERS = ("tied", "first", "each")  # target=, of official checkpoints
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
-    "task", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "logger", "report", "model.cost",
-    "ensemble.size", "ensemble.resume_interval",
+    "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "logger", "report", "model.cost",
+    "ensemble.size", "ensemble.resume_interval", "ensemble.workers",
     "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "dataset.cache",
     "dataset.replicates",
     "trainer.accelerator", "trainer.enable_progress_bar", "trainer.max_time", "trainer.log_every_n_steps",
@@ -229,9 +230,50 @@ def check_values(cfg: DictConfig) -> None:
     if cfg.num_threads is not None and (type(cfg.num_threads) is not int or cfg.num_threads < 1):
         raise InputError(f"num_threads must be a whole number of at least 1 or null, got {cfg.num_threads!r}")
     check_joint(cfg.ensemble)
+    check_member(cfg)
+    workers = cfg.ensemble.workers
+    if workers != "auto" and (type(workers) is not int or workers < 1):
+        raise InputError(f"ensemble.workers must be 'auto' or a whole number of at least 1, got {workers!r}")
+    stopping.seconds(cfg.trainer.max_time)
     epochs = cfg.trainer.max_epochs
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number of at least 1, got {epochs!r}")
+
+
+def check_member(cfg: DictConfig) -> None:
+    """``task=fit_member`` and ``member`` go together.
+
+    Raises:
+        InputError: one without the other, no such member, or members that cannot be trained apart.
+    """
+    member, size = cfg.member, cfg.ensemble.size
+    if cfg.task != "fit_member":
+        if member is not None:
+            raise InputError(f"member={member} needs task=fit_member, got task={cfg.task}")
+        return
+    if type(member) is not int or not 1 <= member <= size:
+        raise InputError(
+            f"task=fit_member needs member=<number from 1 to ensemble.size={size}>, got member={member}"
+        )
+    if cfg.study is not None:
+        raise InputError(
+            "task=fit_member is for single runs: a study trains the members of all its runs itself"
+        )
+    if cfg.ensemble.objective == "mixture":
+        raise InputError(
+            "task=fit_member: ensemble.objective=mixture trains all members together at the end; use "
+            "ensemble.workers in one job, or ensemble.objective=independent"
+        )
+
+
+def is_free(key: str) -> bool:
+    """Whether a key may differ between two commands on one run folder.
+
+    Example:
+        >>> is_free("evaluation.num_samples"), is_free("seed")
+        (True, False)
+    """
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def check_importer(cfg: DictConfig) -> None:
@@ -374,11 +416,7 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """What decides the members: all leaves but those in ``FREE``."""
     resolved = flatten(OmegaConf.to_container(cfg, resolve=True))
-    return {
-        key: value
-        for key, value in resolved.items()
-        if not isinstance(value, dict) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    }
+    return {key: value for key, value in resolved.items() if not isinstance(value, dict) and not is_free(key)}
 
 
 def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
@@ -401,11 +439,11 @@ def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
         key = override.key_or_group
         if override.is_sweep_override():
             raise InputError(
-                f"{key} has several values: task=evaluate, report and sample take one run at a time"
+                f"{key} has several values: a command on an existing run folder takes one run at a time"
             )
         if key not in names:
             raise unknown_key(key, names)
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
+        if not is_free(key):
             raise InputError(
                 f"{key} decides what the members of {folder} are and cannot be changed for a trained run"
             )

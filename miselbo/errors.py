@@ -7,3 +7,11 @@ class InputError(ValueError):
 
 class TrainingDivergedError(RuntimeError):
     """Too many steps in a row gave a non-finite loss or gradient."""
+
+
+class MembersFailedError(RuntimeError):
+    """Members that were trained side by side failed; the others are finished and kept."""
+
+
+class Stopped(BaseException):
+    """A request to stop, from a scheduler or a time limit; no error, so that no handler of errors swallows it."""

@@ -21,6 +21,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from miselbo import memory
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.files import atomic, write_text
@@ -66,6 +67,7 @@ class NetworkSource:
             raise InputError(f"the {settings.split} split holds no example: nothing to evaluate")
         self.num_members = len(ensemble.members)
         self.data, self.settings, self.device = data, settings, device
+        self.samples_per_pass = settings.samples_per_pass
         self.scorer = inference_form(ensemble.to(device), settings.dtype, settings.compile)
         self.dtype = torch.float64 if settings.dtype == "float64" else torch.float32
 
@@ -84,7 +86,7 @@ class NetworkSource:
         settings = self.settings
         x = batch.to(self.device, self.dtype)
         return self.scorer.passes(
-            x, settings.num_samples, settings.samples_per_pass, settings.seed, index.to(self.device)
+            x, settings.num_samples, self.samples_per_pass, settings.seed, index.to(self.device)
         )
 
 
@@ -119,6 +121,7 @@ def write_shards(
 ) -> None:
     """Score the batches rank, rank + processes, ... that have no shard in ``folder`` yet."""
     scores = ScoreFiles(folder.parent.parent / "scores", source, settings) if settings.save_scores else None
+    fitting = Fitting(source, settings, scores)
     done = 0
     for number, (index, batch) in enumerate(source.batches()):
         path = folder / f"{done:08d}.npz"
@@ -130,10 +133,62 @@ def write_shards(
             check_shard(path, index)
             meter.skip(done)
             continue
-        values = score_batch(source, index, batch, settings, scores and scores.rows(rows, index))
+        values = fitting.score(index, batch, rows)
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, key=np.array(folder.name), **values)
         meter.update(done)
+
+
+class Fitting:
+    """Scores batches in the largest pieces that fit into memory, halving passes and then batches where they do not.
+
+    Values change by round-off alone: the noise of (seed, example, member, sample) is the same however work is cut.
+
+    Args:
+        source: of the scores; its passes can be halved where it has ``samples_per_pass``.
+        settings: of the evaluation.
+        scores: where every score is kept, if it is.
+    """
+
+    def __init__(self, source: Any, settings: Settings, scores: "ScoreFiles | None"):
+        self.source, self.settings, self.scores = source, settings, scores
+        self.examples = settings.batch_size
+
+    def score(self, index: Tensor, batch: Any, rows: slice) -> dict[str, np.ndarray]:
+        """:func:`score_batch` of a batch whose examples have the positions ``rows`` in the split."""
+        while len(index) <= self.examples:
+            try:
+                keep = self.scores.rows(rows, index) if self.scores else None
+                return score_batch(self.source, index, batch, self.settings, keep)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.out_of_memory(error) or not self._can_halve(len(index)):
+                    raise
+            self._halve(len(index))
+        half = len(index) // 2
+        middle = rows.start + half
+        parts = [
+            self.score(index[:half], batch[:half], slice(rows.start, middle)),
+            self.score(index[half:], batch[half:], slice(middle, rows.stop)),
+        ]
+        both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return both | {"seconds": both["seconds"].sum(keepdims=True)}
+
+    def _can_halve(self, size: int) -> bool:
+        per_pass = getattr(self.source, "samples_per_pass", None)
+        return per_pass is not None and (per_pass > 1 or size > 1)
+
+    def _halve(self, size: int) -> None:
+        memory.free()
+        per_pass = self.source.samples_per_pass
+        if per_pass > 1:
+            self.source.samples_per_pass = per_pass // 2
+        else:
+            self.examples = size // 2
+        print(
+            f"out of memory with {per_pass} samples of {size} examples at once: going on with "
+            f"{self.source.samples_per_pass} of {min(size, self.examples)}",
+            flush=True,
+        )
 
 
 def check_shard(path: Path, index: Tensor) -> None:

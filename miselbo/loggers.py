@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from miselbo.errors import InputError
+from miselbo import stopping
+from miselbo.errors import InputError, Stopped
 from miselbo.files import write_text
 from miselbo.sampling import grid
 from miselbo.training.callbacks import TidyMetrics
@@ -49,7 +50,12 @@ class Loggers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._wandb is not None:
+        if self._wandb is None:
+            return
+        if isinstance(error, Stopped):
+            self._wandb.mark_preempting()  # with a status other than 0 the run is then preempted, not failed
+            self._wandb.finish(exit_code=stopping.STATUS)
+        else:
             self._wandb.finish(exit_code=int(kind is not None))
 
     def of_member(self, member: int) -> list[Logger]:

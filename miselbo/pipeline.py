@@ -11,7 +11,18 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import bounds, checkpoints, config, machine, ranks, restoring, sampling
+from miselbo import (
+    bounds,
+    checkpoints,
+    config,
+    curves,
+    machine,
+    member_jobs,
+    ranks,
+    restoring,
+    sampling,
+    stopping,
+)
 from miselbo.building import build, build_ensemble
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
@@ -39,13 +50,20 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         InputError: bad configuration, data, run folder or checkpoint; before any long work starts.
+        Stopped: SIGTERM, or ``trainer.max_time`` is over; the same call goes on.
     """
     config.check_values(cfg)
+    with stopping.watching(stopping.seconds(cfg.trainer.max_time)):
+        return carry_out(cfg)
+
+
+def carry_out(cfg: DictConfig) -> dict[str, Any]:
+    """What :func:`run` does."""
     machine.prepare(cfg.num_threads)
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
         return report(folder)
-    if cfg.task == "run":
+    if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
         ranks.check(cfg)
     if cfg.study is not None:
@@ -68,9 +86,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task == "cost":
         return cost(cfg, data, target, members, settings)
     if cfg.task == "evaluate":
+        member_jobs.check_all(folder, cfg.ensemble.size)
         ensemble = checkpoints.load_ensemble(folder, target, members)
-        return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+        return evaluate_members(cfg, data, ensemble, settings, folder)
     config.check_folder(cfg, folder)
+    fit, objective = build(cfg.model.fit), OmegaConf.to_container(cfg.model.objective)
+    member_jobs.check_apart(cfg, fit)
+    if cfg.task == "fit_member":
+        return member_jobs.fit_member(cfg, data, folder, target, members, partial(fit, objective=objective))
     # a foreign file fails now, with nothing written
     finished = checkpoints.load_finished(folder, target, members)
     done = len(finished) == len(members)
@@ -78,13 +101,27 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         done = checkpoints.trained_jointly(folder, len(members))
     config.claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
-        fit = build(cfg.model.fit)
-        objective = OmegaConf.to_container(cfg.model.objective)
+        curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(cfg, folder):
             ensemble = fit(cfg, data, folder, loggers.of_member, objective=objective)
         summary = evaluate(cfg, data, ensemble, settings, folder)
         if cfg.report:
             report(folder)
+        loggers.finish(summary, folder)
+    return summary
+
+
+def evaluate_members(
+    cfg: DictConfig, data: Any, ensemble: Ensemble, settings: Settings, folder: Path
+) -> dict[str, Any]:
+    """Evaluation and report; if members come from jobs of their own, their curves go to the run's dashboard first."""
+    size = cfg.ensemble.size
+    if not curves.waiting(folder, size):
+        return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+    with Loggers(cfg, folder) as loggers:
+        curves.collect(folder, size, loggers.of_member)
+        summary = evaluate(cfg, data, ensemble, settings, folder)
+        conclude(cfg, summary, folder)
         loggers.finish(summary, folder)
     return summary
 

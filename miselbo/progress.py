@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +16,26 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_forward: Callable[..., None] | None = None
+
+
+def forward_to(send: Callable[..., None]) -> None:
+    """In a worker process: give what every meter would show to ``send``, for the main process to show."""
+    global _forward
+    _forward = send
+
+
+def bars() -> Progress | None:
+    """A display for several meters at once, running; None where standard output is not a terminal."""
+    if not sys.stdout.isatty():
+        return None
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    display = Progress(
+        TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"), console=Console()
+    )
+    display.start()
+    return display
+
 
 class Meter:
     """Counts steps of one piece of work.
@@ -24,6 +45,7 @@ class Meter:
         total: number of steps.
         enabled: False for silence.
         interval: seconds between lines where standard output is not a terminal.
+        shared: display of several meters; without it a meter has one of its own.
 
     Example:
         >>> meter = Meter("evaluate", total=2, interval=0)
@@ -32,27 +54,33 @@ class Meter:
         >>> meter.close()
     """
 
-    def __init__(self, label: str, total: int, enabled: bool = True, interval: float = 10.0):
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        enabled: bool = True,
+        interval: float = 10.0,
+        shared: Progress | None = None,
+    ):
         self.label = label
         self.total = total
         self.interval = interval
         self.enabled = enabled
         self._start = self._last = time.monotonic()
-        self._bar: Progress | None = None
         self._first = 0
-        if enabled and sys.stdout.isatty():
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                *columns,
-                TextColumn("{task.fields[note]}"),
-                console=Console(),
-            )
+        self._send = _forward if enabled else None
+        self._shared = shared
+        self._bar = (shared or bars()) if enabled and self._send is None else None
+        if self._bar is not None:
             self._task = self._bar.add_task(label, total=total, note="")
-            self._bar.start()
+        if self._send is not None:
+            self._send("start", label, total)
 
     def update(self, done: int, note: str = "") -> None:
         """``done`` steps of the total are finished; ``note`` is shown beside them."""
+        if self._send is not None:
+            self._send("update", done, note)
+            return
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
             return
@@ -70,12 +98,14 @@ class Meter:
     def skip(self, done: int) -> None:
         """``done`` steps were finished by an earlier process: they say nothing about this one's speed."""
         self._first = done
+        if self._send is not None:
+            self._send("skip", done)
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
         """Stop the bar."""
-        if self._bar is not None:
+        if self._bar is not None and self._shared is None:
             self._bar.stop()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from miselbo import config, srun
+from miselbo import config, srun, stopping
 from miselbo.errors import InputError, TrainingDivergedError
 
 STRATEGIES = ("auto", "ddp", "ddp_fork")
@@ -43,6 +43,11 @@ def check(cfg: DictConfig) -> None:
         raise InputError("trainer.strategy=ddp_fork is for processes on a CPU: on GPUs use trainer=ddp")
     if srun.asked(cfg):
         srun.check(total)
+    if total > 1 and cfg.task == "fit_member":
+        raise InputError(
+            f"task=fit_member trains a member in one process, got trainer.devices={cfg.trainer.devices}: use "
+            "trainer=default, or train all members with the run's own command"
+        )
     if total > 1 and (cfg.study is not None or cfg.model.fit._target_ != FIT):
         what = f"model={cfg.model.name} trains all its members"
         if cfg.study is not None:
@@ -146,6 +151,7 @@ def blaming(others: Sequence[Process]) -> Iterator[None]:
     except TrainingDivergedError:
         raise
     except RuntimeError as error:
+        stopping.check()  # a scheduler stops all processes at once
         raise failure(others) or error from error
 
 

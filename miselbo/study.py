@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from miselbo import config
 from miselbo.errors import InputError
+from miselbo.processes import end, follow_parent
 from miselbo.progress import Meter
 
 PROJECT = config.CONF.parent
@@ -70,13 +71,25 @@ def run_parts(cfg: DictConfig, parts: Sequence[SubRun], workers: int = 1) -> dic
             _run_part(job)
             meter.update(done, job[0])
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_run_part, job): job[0] for job in jobs}
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                meter.update(done, futures[future])
+        run_in_processes(jobs, workers, meter)
     meter.close()
     return {part.name: folder / part.name for part in parts}
+
+
+def run_in_processes(jobs: Sequence[tuple[str, list[str]]], workers: int, meter: Meter) -> None:
+    """The parts in worker processes; where one fails or a stop is asked for, the others are stopped too."""
+    before = set(active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
+    try:
+        futures = {pool.submit(_run_part, job): job[0] for job in jobs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            meter.update(done, futures[future])
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        end([process for process in active_children() if process not in before])
+        raise
+    pool.shutdown()
 
 
 def _run_part(job: tuple[str, list[str]]) -> None:

@@ -21,12 +21,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from miselbo import config, srun
-from miselbo.errors import InputError
+from miselbo.errors import InputError, Stopped
 from miselbo.files import write_json
 
 # beside run_dir, what may differ between two commands of which the second finds the job finished
 HARMLESS = (
-    "run_dir", "sweep_dir", "num_threads", "logger", "model.cost", "ensemble.resume_interval", "evaluation.workers",
+    "run_dir", "sweep_dir", "num_threads", "logger", "model.cost", "ensemble.resume_interval", "ensemble.workers",
+    "evaluation.workers", "member",
     "dataset.num_workers", "dataset.download", "dataset.cache", "trainer.enable_progress_bar", "trainer.max_time",
     "trainer.log_every_n_steps",
 )  # fmt: skip
@@ -77,8 +78,7 @@ def is_hydra(override: Override) -> bool:
 def decides(override: Override) -> bool:
     """Whether a fixed override decides what is trained."""
     key = override.key_or_group
-    free = any(key == free or key.startswith(f"{free}.") for free in config.FREE)
-    return not override.is_sweep_override() and (key == "ensemble.size" or not free)
+    return not override.is_sweep_override() and (key == "ensemble.size" or not config.is_free(key))
 
 
 def run_job(
@@ -114,6 +114,11 @@ def run_job(
         write_json(path, record)
         execute(cfg)
         write_json(path, {**record, "status": "finished", "seconds": time.monotonic() - started})
+    except Stopped as stop:  # the sweep ends, its jobs go on with the same command
+        write_json(
+            path, {**record, "status": "stopped", "error": str(stop), "seconds": time.monotonic() - started}
+        )
+        raise
     except Exception as error:  # whatever it is, the other jobs run
         line = first_line(error)
         text = "" if isinstance(error, InputError) else traceback.format_exc()

@@ -1,5 +1,6 @@
 """Several processes share one evaluation: each writes the shards of its own batches, none is counted twice."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import machine
+from miselbo import machine, stopping
 from miselbo.building import build
+from miselbo.errors import Stopped
 from miselbo.evaluation import NetworkSource, write_shards
+from miselbo.processes import end, follow_parent
 from miselbo.progress import Meter
 from miselbo.restoring import restore
 from miselbo.settings import Settings
@@ -55,10 +58,7 @@ def score_in_processes(
                 meter.update(min(finished, num_data))
     finally:
         meter.close()
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-            process.join()
+        end([process for process in processes if process.pid is not None])
     failed = [rank for rank, process in enumerate(processes) if process.exitcode]
     if failed:
         raise RuntimeError(
@@ -68,6 +68,15 @@ def score_in_processes(
 
 
 def _work(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
+    follow_parent()
+    try:
+        with stopping.watching():
+            _score(text, settings, device, rank, count, shards)
+    except Stopped:
+        sys.exit(stopping.STATUS)
+
+
+def _score(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
     cfg: Any = OmegaConf.create(text)
     machine.prepare(cfg.num_threads)
     data = build(cfg.dataset)

@@ -64,6 +64,8 @@ TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
         (["evaluation.grid=5"], "evaluation.grid must list"),
         (["evaluation.grid=[1,a]"], "evaluation.grid must list"),
         (["num_threads=0"], "num_threads must be"),
+        (["ensemble.workers=none"], "ensemble.workers must be"),
+        (["-m", "task=fit_member", "member=1,2"], "task=fit_member takes one member"),
         (["dataset.num_validation=0"], "dataset.num_validation=0: expected a whole number, at least 1"),
         (["dataset.num_train=0"], "dataset.num_train=0"),
         (["dataset.num_test=0"], "dataset.num_test=0"),

@@ -1,7 +1,9 @@
 """The scoring pass: settings, batches and shards, against the bounds of one whole score."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import runs
 import small
 import torch
 from omegaconf import OmegaConf
@@ -9,7 +11,7 @@ from omegaconf import OmegaConf
 from miselbo import bounds, evaluation, subsets
 from miselbo.config import compose_config
 from miselbo.data import ImageData, Images
-from miselbo.ensemble import fingerprint
+from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
 from miselbo.evaluation import NetworkSource, forget_other_shards, score_all, shard_key
 from miselbo.pipeline import stop_note, until_precise
@@ -315,3 +317,43 @@ def test_doublings_stop_at_the_goal_and_count_what_they_scored(capsys):
 def test_compilation_is_for_nvae(data):
     with pytest.raises(InputError, match="evaluation.compile=true is there for NVAE with one decoder alone"):
         NetworkSource(small.vae_ensemble(2, torch.float32), data, settings(compile=True), "cpu")
+
+
+@pytest.mark.parametrize("most", [12, 2, 1])
+def test_what_does_not_fit_is_halved_and_changes_nothing(tmp_path, monkeypatch, capsys, most):
+    """Memory for ``most`` (example, sample) pairs at once, of 5 examples and 4 samples."""
+    folder = tmp_path / "run"
+    runs.fit(folder, "ensemble.size=2", "report=false", "evaluation.num_pictures=0")
+    before = pd.read_parquet(folder / "results" / "per_example.parquet")
+    kept = folder / "results" / "scores"
+    passes = Ensemble.passes
+
+    def limited(self, x, num_samples, samples_per_pass=None, seed=0, index=None):
+        for scores in passes(self, x, num_samples, samples_per_pass, seed, index):
+            yield scores  # the first pass is scored before memory runs out
+            if len(x) * samples_per_pass > most:
+                raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")
+
+    monkeypatch.setattr(Ensemble, "passes", limited)
+    capsys.readouterr()
+    runs.from_folder("evaluate", folder, "evaluation.save_scores=true", "evaluation.samples_per_pass=4")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("out of memory")]
+    assert lines[0] == "out of memory with 4 samples of 5 examples at once: going on with 2 of 5"
+    assert len(lines) == {12: 1, 2: 3, 1: 4}[most]
+    after = pd.read_parquet(folder / "results" / "per_example.parquet")
+    pd.testing.assert_frame_equal(before, after, rtol=0, atol=1e-4)
+    log_p, log_q = np.load(kept / "log_p.npy"), np.load(kept / "log_q.npy")
+    assert np.isfinite(log_p).all() and (np.load(kept / "index.npy") == np.arange(12)).all()
+    means = bounds.miselbo(torch.from_numpy(log_p), torch.from_numpy(log_q)).numpy()
+    np.testing.assert_allclose(means, after["miselbo"], atol=1e-6)
+
+
+def test_what_never_fits_is_an_error(tmp_path, monkeypatch):
+    runs.fit(tmp_path / "run", "ensemble.size=1", "report=false", "evaluation.num_pictures=0")
+
+    def never(self, *given):
+        raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")
+
+    monkeypatch.setattr(Ensemble, "passes", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        runs.from_folder("evaluate", tmp_path / "run", "evaluation.num_samples=3")

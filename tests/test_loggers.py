@@ -9,7 +9,7 @@ import runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from miselbo import loggers, pipeline
-from miselbo.errors import InputError
+from miselbo.errors import InputError, Stopped
 from miselbo.loggers import Loggers
 from miselbo.training.callbacks import TidyMetrics
 from miselbo.wandb_file import finished
@@ -60,6 +60,9 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
         def finish(self, exit_code):
             codes.append(exit_code)
 
+        def mark_preempting(self):
+            codes.append("preempting")
+
     monkeypatch.setattr(loggers, "start_wandb", lambda cfg, folder: Run())
     cfg = runs.configure(tmp_path, "logger=wandb")
     with Loggers(cfg, tmp_path):
@@ -67,7 +70,28 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
     for end in (ZeroDivisionError, KeyboardInterrupt, SystemExit):
         with pytest.raises(end), Loggers(cfg, tmp_path):
             raise end
-    assert codes == [0, 1, 1, 1]
+    with pytest.raises(Stopped), Loggers(cfg, tmp_path):
+        raise Stopped("SIGTERM")
+    assert codes == [0, 1, 1, 1, "preempting", 75]
+
+
+def test_curves_of_members_own_jobs_reach_the_dashboard(tmp_path, no_report):
+    """By the command that evaluates, and the same as those of one run."""
+    more = ("logger=wandb", "logger.mode=offline", "ensemble.size=3", "evaluation.num_pictures=0")
+    runs.fit(tmp_path / "whole", *more)
+    for member in (1, 2, 3):
+        runs.fit(tmp_path / "jobs", *more, "task=fit_member", f"member={member}")
+    assert not (tmp_path / "jobs" / "wandb").exists()
+    runs.from_folder("evaluate", tmp_path / "jobs")
+    histories = []
+    for name in ("whole", "jobs"):
+        (file,) = (tmp_path / name / "wandb").glob("offline-run-*/run-*.wandb")
+        rows = [row for row in finished(file).history if "bounds" not in row]
+        histories.append(
+            {(key, row["epoch"]): row[key] for row in rows for key in row if key.startswith("q")}
+        )
+    assert {key[0][:3] for key in histories[0]} == {"q1/", "q2/", "q3/"}
+    assert histories[0] == histories[1]
 
 
 def test_what_a_dashboard_would_show(tmp_path, monkeypatch):

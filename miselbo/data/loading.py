@@ -109,6 +109,7 @@ class BatchSampler(DistributedSampler[BatchKey]):
         super().__init__(split, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.split = split
         self.batch_size = batch_size
+        self.skip = 0  # batches of the first epoch that an earlier process has had
         if shuffle and len(split) < num_replicas:
             raise InputError(
                 f"{len(split)} training images for {num_replicas} processes: each needs at least one. "
@@ -139,7 +140,8 @@ class BatchSampler(DistributedSampler[BatchKey]):
             parts = [batch[here] for batch in order.split(self._sizes())]
         else:
             parts = list(order[here].split(self.batch_size))
-        for index in parts:
+        skip, self.skip = self.skip, 0
+        for index in parts[skip:]:
             if len(index):
                 yield BatchKey(epoch, index)
 

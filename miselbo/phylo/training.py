@@ -1,4 +1,4 @@
-"""Fits the members of a VBPI ensemble, one after another and independently: nothing of p is trained.
+"""Fits the members of a VBPI ensemble independently, one after another or side by side: nothing of p is trained.
 
 A plain loop: an iteration is a few milliseconds. Its noise comes from the member's own generator, and a resume point
 holds everything, so a run that was killed goes on exactly as it would have.
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
-from miselbo import checkpoints
+from miselbo import checkpoints, locks, stopping
 from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
@@ -26,6 +26,7 @@ from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.progress import Meter
 from miselbo.training.fit import plain
+from miselbo.training.side_by_side import fit_in_processes, number_of_workers
 
 COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
 MONITOR = 100  # samples of the bound at the end of an epoch
@@ -37,6 +38,7 @@ def fit_members(
     folder: Path,
     loggers: Callable[[int], list[Logger]],
     objective: Mapping[str, Any],
+    only: int | None = None,
 ) -> Ensemble:
     """Train what the run folder lacks; returns the ensemble in evaluation mode.
 
@@ -46,22 +48,47 @@ def fit_members(
         folder: run folder; finished members in it are loaded, an unfinished one goes on from its resume point.
         loggers: makes the loggers of a member.
         objective: hyper-parameters of :class:`~miselbo.phylo.objective.Objective`.
+        only: train this member alone, and look at no other one's files.
 
     Raises:
-        InputError: a checkpoint in the folder does not belong to this run.
+        InputError: a checkpoint in the folder does not belong to this run, or another process trains a member.
         TrainingDivergedError: too many non-finite steps in a row.
+        MembersFailedError: members that were trained side by side failed.
     """
     settings = Objective(**objective)
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
-    finished = checkpoints.load_finished(folder, target, members)
+    wanted = range(1, len(members) + 1) if only is None else (only,)
+    finished = checkpoints.load_finished(folder, target, members, wanted)
     path = checkpoints.target_path(folder)
     if not path.exists():
         checkpoints.save(path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset))
-    for s, member in enumerate(members, start=1):
-        if s in finished:
-            continue
+    missing = [s for s in wanted if s not in finished]
+    workers = number_of_workers(cfg, len(missing))
+    if workers > 1:
+        fit_in_processes(cfg, missing, workers, loggers)
+        checkpoints.load_finished(folder, target, members, missing)
+    else:
+        for s in missing:
+            fit_member(cfg, folder, loggers, settings, target, members[s - 1], s)
+    return Ensemble(target, members).eval()
+
+
+def fit_member(
+    cfg: DictConfig,
+    folder: Path,
+    loggers: Callable[[int], list[Logger]],
+    settings: Objective,
+    target: Any,
+    member: Any,
+    s: int,
+) -> None:
+    """Train q_s and keep it; its seed and initial values depend on s alone."""
+    path, resume = checkpoints.member_path(folder, s), checkpoints.resume_path(folder, s)
+    with locks.hold(folder, f"q{s}"):
+        if path.exists():  # another process has finished it since
+            checkpoints.load_finished(folder, target, [member] * s, {s})
+            return
         training = Training(target, member, settings, cfg.trainer.max_epochs, derive(cfg.seed, s))
-        resume = checkpoints.resume_path(folder, s)
         if resume.exists():
             training.load_state(checkpoints.load_file(resume))
         run_epochs(cfg, training, s, loggers(s), resume)
@@ -73,9 +100,8 @@ def fit_members(
             "skipped_steps": training.skipped,
             "decoder_passes": training.step * settings.num_particles,
         }
-        checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, member=s, **info)
+        checkpoints.save(path, "member", member, target, member=s, **info)
         resume.unlink(missing_ok=True)
-    return Ensemble(target, members).eval()
 
 
 def run_epochs(
@@ -87,6 +113,12 @@ def run_epochs(
     done = training.step // length
     meter.skip(done)
     saved = time.monotonic()
+
+    def save() -> None:
+        with atomic(resume) as temporary:
+            torch.save(training.state(), temporary)
+
+    training.save = save
     try:
         for epoch in range(done, epochs):
             values = training.epoch()
@@ -94,8 +126,7 @@ def run_epochs(
                 logger.log_metrics(values, training.step - 1)
             meter.update(epoch + 1, f"IWELBO {values['val/iwelbo']:.2f} nats")
             if time.monotonic() - saved >= cfg.ensemble.resume_interval and epoch + 1 < epochs:
-                with atomic(resume) as temporary:
-                    torch.save(training.state(), temporary)
+                save()
                 saved = time.monotonic()
     finally:
         meter.close()
@@ -134,6 +165,8 @@ class Training:
         self.total = epochs * objective.steps_per_epoch
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0
+        self.bounds: list[float] = []  # of this epoch's iterations
+        self.save: Callable[[], None] | None = None
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
@@ -182,12 +215,23 @@ class Training:
             )
 
     def epoch(self) -> dict[str, float]:
-        """The iterations of one epoch; returns what is logged at its end."""
-        start = time.perf_counter()
-        bounds = [self.iteration() for _ in range(self.objective.steps_per_epoch)]
-        finite = [value for value in bounds if math.isfinite(value)]
+        """The iterations of one epoch, or what is left of it; returns what is logged at its end.
+
+        Raises:
+            Stopped: a stop was asked for (:mod:`miselbo.stopping`); :attr:`save` was called.
+        """
+        start, before = time.perf_counter(), self.seconds
+        with stopping.holding():
+            while len(self.bounds) < self.objective.steps_per_epoch:
+                self.bounds.append(self.iteration())
+                if self.save is not None and stopping.requested():
+                    self.seconds = before + time.perf_counter() - start
+                    self.save()
+                    stopping.check()
+        finite = [value for value in self.bounds if math.isfinite(value)]
+        self.bounds = []
         weights = self.monitor()
-        self.seconds += time.perf_counter() - start
+        self.seconds = before + time.perf_counter() - start
         return {
             "train/bound": sum(finite) / len(finite) if finite else math.nan,
             "val/elbo": float(weights.mean()),
@@ -214,6 +258,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "counts": {name: getattr(self, name) for name in COUNTS},
+            "bounds": list(self.bounds),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -223,3 +268,4 @@ class Training:
         self.generator.set_state(state["generator"])
         for name in COUNTS:
             setattr(self, name, state["counts"][name])
+        self.bounds = list(state.get("bounds", []))

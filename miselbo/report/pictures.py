@@ -81,7 +81,7 @@ def _smooth(values: pd.Series) -> pd.Series:
 def training_curves(metrics: pd.DataFrame, footer: str = "") -> Figure:
     """One panel per metric family, one colour per member; training thin, validation with markers.
 
-    A family with a single value per member (the ensemble scored after each one) is drawn against the member.
+    A family with a single value per member (the pair of q1 and that one) is drawn against the member.
     """
     families = sorted({family(name) for name in metrics["metric"].unique()}, key=_order)
     members = sorted(metrics["member"].unique(), key=lambda name: (len(name), name))
@@ -91,7 +91,7 @@ def training_curves(metrics: pd.DataFrame, footer: str = "") -> Figure:
         panel = metrics[metrics["metric"].map(family) == name]
         if len(panel) > 1 and panel.groupby(["member", "metric"]).size().max() == 1:
             _once_per_member(axis, panel, members)
-            label(axis, name, "members trained so far")
+            label(axis, name, "member")
         else:
             _lines(axis, panel, members)
             label(axis, name, "step")

@@ -92,7 +92,7 @@ TRAINING = """
 One panel per quantity, one colour per member: lines with markers are validation, plain lines training
 (long ones smoothed by a running median). q1 trains together with the decoder, the others against the
 frozen decoder. The axes leave out the first tenth of each curve, where losses are still huge. A quantity
-with one value per member was measured on the ensemble of the members trained so far.
+with one value per member was measured on the pair of q1 and that member.
 """
 
 COST = """

@@ -3,7 +3,7 @@
 import csv
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,99 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from miselbo import stopping
 from miselbo.files import atomic
 from miselbo.streaming import RunningBounds
 from miselbo.training import collectives
 
 
 class ResumePoint(pl.callbacks.Checkpoint):
-    """Save the whole training state at the end of an epoch, atomically, at most once in ``interval`` seconds."""
+    """Save the whole training state at the end of an epoch, atomically, at most once in ``interval`` seconds.
+
+    A request to stop (:mod:`miselbo.stopping`) saves it after the current batch, with the sums behind the epoch's
+    training curves, and ends the training. Several processes stop at the end of the epoch.
+    """
 
     def __init__(self, path: Path, interval: float = 20.0):
         self.path = path
         self.interval = interval
         self._last = time.monotonic()
+        self._sums: dict[str, Any] = {}  # of the part of an epoch that an earlier process trained
+        self._inside_epoch = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the data go on where an earlier process stopped; the iterator was made before that was known."""
+        loop: Any = trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current
+        if batches.processed:
+            sampler: Any = trainer.train_dataloader.sampler  # type: ignore[union-attr]
+            sampler.set_epoch(loop.epoch_progress.current.processed)
+            sampler.skip = batches.processed if batches.completed < batches.processed else 0
+            iter(loop._data_fetcher)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Where a stop is asked for, save and stop; at the end of an epoch that waits for its curves."""
+        loop = trainer.fit_loop.epoch_loop
+        for name, (value, count) in self._sums.items():
+            metric: Any = loop._results[name]
+            metric.value, metric.cumulated_batch_size = (
+                metric.value + value,
+                metric.cumulated_batch_size + count,
+            )
+        self._sums = {}
+        if not stopping.requested() or trainer.world_size > 1:
+            return
+        if loop._should_accumulate():  # a gradient is half done
+            trainer._signal_connector.received_sigterm = False  # or Lightning stops here
+        elif not loop._num_ready_batches_reached():
+            self._inside_epoch = True
+            self._save(trainer)
+            stopping.check()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, then rename: a kill leaves the previous resume point."""
-        due = bool(time.monotonic() - self._last >= self.interval)
+        due = bool(time.monotonic() - self._last >= self.interval) or stopping.requested()
         if trainer.strategy.broadcast(due):
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                os.replace(temporary, self.path)
-            self._last = time.monotonic()
+            self._save(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The end of the last epoch is saved."""
+        stopping.check()
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        trainer.save_checkpoint(temporary, weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+        self._last = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Inside an epoch, add the sums of its training curves."""
+        if self._inside_epoch:
+            results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
+            checkpoint["epoch_sums"] = {
+                name: (metric.value, metric.cumulated_batch_size)
+                for name, metric in results.items()
+                if metric.update_called  # in this epoch
+            }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep them until the first batch has made the curves anew."""
+        self._sums = checkpoint.get("epoch_sums", {})
 
 
 class EnsembleMonitor(pl.Callback):
-    """Scores the members trained so far on the validation data at every validation epoch.
+    """Scores the module's members on the validation data at every validation epoch: q_1 and the one in training.
 
     Logs ``val/miselbo``, ``val/average_elbo``, ``val/delta``, ``val/jsd`` and the new member's own ``val/elbo``: means
-    over all validation examples, each counted once.
+    over all validation examples, each counted once. A member's curves depend on q_1 and itself alone, so they are the
+    same whether the others are trained before it, beside it, or on another machine.
 
     Args:
         num_samples: L of these scores; at 1 delta is the JSD exactly.
@@ -95,14 +159,20 @@ class TidyMetrics(Logger):
     """``metrics.csv``: one row per value (member, step, metric, value), for all members of a run in one file.
 
     A member that goes on from a resume point first drops its rows from later steps.
+
+    Args:
+        path: of the file; one process at a time writes to it.
+        member: s.
+        left_out: metrics without a row.
     """
 
     FIELDS = ("member", "step", "metric", "value")
 
-    def __init__(self, path: Path, member: int):
+    def __init__(self, path: Path, member: int, left_out: Collection[str] = ("epoch",)):
         super().__init__()
         self.path = path
         self.member = member
+        self.left_out = left_out
         self._rewound = False
 
     @property
@@ -127,7 +197,7 @@ class TidyMetrics(Logger):
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             for name, value in metrics.items():
-                if name != "epoch":
+                if name not in self.left_out:
                     writer.writerow([self.member, step, name, repr(float(value))])
 
     def _rewind(self, step: int) -> None:

@@ -1,6 +1,6 @@
-"""Fits an amortised ensemble: the decoder with q_1, then q_2..q_S one by one, then all jointly where that is asked."""
+"""Fits an amortised ensemble: the decoder with q_1, then q_2..q_S, then all jointly where that is asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
-from miselbo import checkpoints
+from miselbo import checkpoints, locks
 from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
@@ -18,6 +18,7 @@ from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
 from miselbo.training.joint import fine_tune
 from miselbo.training.lightning import run_trainer
 from miselbo.training.module import MemberTraining, Objective
+from miselbo.training.side_by_side import fit_in_processes, number_of_workers
 
 
 def fit_members(
@@ -26,6 +27,7 @@ def fit_members(
     folder: Path,
     loggers: Callable[[int], list[Logger]],
     objective: Mapping[str, Any],
+    only: int | None = None,
 ) -> Ensemble:
     """Train what the run folder lacks; returns the ensemble in evaluation mode.
 
@@ -35,24 +37,59 @@ def fit_members(
         folder: run folder; finished members in it are loaded, an unfinished one goes on from its resume point.
         loggers: makes the loggers of a member.
         objective: hyper-parameters of :class:`~miselbo.training.module.Objective`.
+        only: train this member alone, and look at no other one's files but q_1's.
 
     Raises:
-        InputError: a checkpoint in the folder does not belong to this run.
+        InputError: a checkpoint in the folder does not belong to this run, or another process trains a member.
         TrainingDivergedError: too many non-finite steps in a row.
+        MembersFailedError: members that were trained side by side failed.
     """
     size = cfg.ensemble.size
     target, members = build_ensemble(cfg, data.spec, size)  # type: ignore[attr-defined]
-    finished = checkpoints.load_finished(folder, target, members)
-    for s in range(1, size + 1):
-        if s in finished:
-            continue
-        seed = derive(cfg.seed, s)
-        module = MemberTraining(target, members[:s], Objective(**objective), seed)
+    wanted = range(1, size + 1) if only is None else (only,)
+    if only is None:
+        finished = checkpoints.load_finished(folder, target, members)
+    else:
+        finished = checkpoints.load_for(folder, target, members, only)
+    missing = [s for s in wanted if s not in finished]
+    if missing[:1] == [1]:
+        fit_member(cfg, data, folder, loggers, objective, target, members, missing.pop(0))
+    workers = number_of_workers(cfg, len(missing))
+    if workers > 1:
+        fit_in_processes(cfg, missing, workers, loggers)
+        checkpoints.load_finished(folder, target, members, missing)
+    else:
+        for s in missing:
+            fit_member(cfg, data, folder, loggers, objective, target, members, s)
+    if cfg.ensemble.objective == "mixture" and size > 1 and only is None:
+        return fine_tune(cfg, data, folder, loggers, target, members)
+    return Ensemble(target, members).eval()
+
+
+def fit_member(
+    cfg: DictConfig,
+    data: pl.LightningDataModule,
+    folder: Path,
+    loggers: Callable[[int], list[Logger]],
+    objective: Mapping[str, Any],
+    target: Any,
+    members: Sequence[Any],
+    s: int,
+) -> None:
+    """Train q_s, with the target where s = 1, and keep it; its seed, data and initial values depend on s alone."""
+    path, seed = checkpoints.member_path(folder, s), derive(cfg.seed, s)
+    own = [members[0], members[s - 1]] if s > 1 else [members[0]]
+    module = MemberTraining(target, own, Objective(**objective), seed, member=s)
+    if collectives.rank():  # rank 0 writes, the others read
         _train(cfg, data, folder, loggers, module)
-        if collectives.rank():  # rank 0 writes, the others read
-            collectives.barrier()
-            checkpoints.load_member(folder, s, members[s - 1], checkpoints.load_target(folder, target))
-            continue
+        collectives.barrier()
+        checkpoints.load_member(folder, s, members[s - 1], checkpoints.load_target(folder, target))
+        return
+    with locks.hold(folder, f"q{s}"):
+        if path.exists() and collectives.size() == 1:  # another process has finished it since
+            checkpoints.load_finished(folder, target, list(members), {1, s})
+            return
+        _train(cfg, data, folder, loggers, module)
         info = {
             "seed": seed,
             "seconds": module.seconds,
@@ -61,20 +98,13 @@ def fit_members(
             "decoder_passes": int(module.examples_seen),
         }
         if s == 1:
-            path = checkpoints.target_path(folder)
-            checkpoints.save(
-                path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset)
-            )
+            parts = {"model": plain(cfg.model), "dataset": plain(cfg.dataset)}
+            checkpoints.save(checkpoints.target_path(folder), "target", target, target, **parts)
         else:
             module._target.verify()  # type: ignore[operator]
-        checkpoints.save(
-            checkpoints.member_path(folder, s), "member", members[s - 1], target, member=s, **info
-        )
+        checkpoints.save(path, "member", members[s - 1], target, member=s, **info)
         checkpoints.resume_path(folder, s).unlink(missing_ok=True)
-        collectives.barrier()
-    if cfg.ensemble.objective == "mixture" and size > 1:
-        return fine_tune(cfg, data, folder, loggers, target, members)
-    return Ensemble(target, members).eval()
+    collectives.barrier()
 
 
 def _train(

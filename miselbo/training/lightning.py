@@ -10,9 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from miselbo import ranks
+from miselbo import ranks, stopping
 from miselbo.building import build
+from miselbo.errors import Stopped
 from miselbo.training import collectives
 from miselbo.training.norms import synchronised
 
@@ -43,6 +45,7 @@ def run_trainer(
 
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C.
+        Stopped: a stop was asked for, see :mod:`miselbo.stopping`; the resume point is written.
     """
     arguments |= ranks.trainer_arguments(cfg, getattr(module, "leaves_out_parameters", False))
     norms: Any = contextlib.nullcontext()
@@ -54,6 +57,7 @@ def run_trainer(
     with quiet(), norms:
         trainer: pl.Trainer = build(
             cfg.trainer,
+            max_time=None,  # of the whole command, not of each member
             max_epochs=max_epochs,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -66,9 +70,13 @@ def run_trainer(
         if collectives.size() > 1:  # its handler of SIGTERM sends a message that nobody expects, and all hang
             trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
-            )
+            with stopping.holding():
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
+                )
+        except SIGTERMException:
+            stopping.check()
+            raise Stopped("SIGTERM") from None  # to another process of this training
         except SystemExit:
             if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
                 raise KeyboardInterrupt from None
@@ -80,8 +88,8 @@ def run_trainer(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's advice on worker processes, hardware and tips; its errors stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.signal_connector"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")

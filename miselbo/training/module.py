@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from miselbo.errors import TrainingDivergedError
 from miselbo.models.nvae.convs import shared_kernels
 from miselbo.training import collectives, objective
 from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
+from miselbo.training.splitting import SplitsBatches
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,25 @@ class Objective:
     max_skipped_steps: int = 20
 
 
-class MemberTraining(pl.LightningModule):
-    """Trains the last of ``members`` against ``target``; the first member trains the target too.
+class MemberTraining(SplitsBatches):
+    """Trains the last of ``members`` against ``target``; q_1 trains the target too.
 
-    From the second member on the target and the earlier members are :class:`~miselbo.ensemble.Frozen`: no gradients,
+    From q_2 on the target and the other members given are :class:`~miselbo.ensemble.Frozen`: no gradients,
     batch norm in evaluation mode even when Lightning calls ``train()``.
 
     Args:
         target: the decoder.
-        members: encoders q_1..q_s; q_s is trained.
+        members: encoders, of which the last one, q_s, is trained; validation scores all of them.
         objective: hyper-parameters.
         seed: of this member; its noise is a function of (seed, example, step).
+        member: s; default the number of encoders given.
     """
 
-    def __init__(self, target: Any, members: Sequence[Any], objective: Objective, seed: int):
+    def __init__(
+        self, target: Any, members: Sequence[Any], objective: Objective, seed: int, member: int | None = None
+    ):
         super().__init__()
-        self.member = len(members)
+        self.member = member or len(members)
         self.seed = seed
         self.settings = objective
         joint = self.member == 1
@@ -75,7 +78,7 @@ class MemberTraining(pl.LightningModule):
         self.skipped = 0
         self.examples_seen: Any = 0
         self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = self._examples_before = 0
         self._buffers_before: list[Tensor] = []
 
     @property
@@ -85,16 +88,18 @@ class MemberTraining(pl.LightningModule):
 
     @property
     def ensemble(self) -> Ensemble:
-        """The members trained so far (this one included) with their target, sharing this module's tensors."""
+        """The members given, this one last, with their target, sharing this module's tensors."""
         return Ensemble(self.target, [*(frozen.module for frozen in self.earlier), self.encoder])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """NVAE's loss on one batch, a mean over its examples, in nats."""
         with shared_kernels(*self.regularised):
-            return self._loss(batch)
+            return self._loss(self.part(batch))
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         x, index = batch["image"], batch["index"]
+        if self._part == 0:
+            self._examples_before = self.examples_seen
         whole = collectives.total(len(x), x.device)
         self.examples_seen = self.examples_seen + whole
         share = collectives.share(len(x), whole)
@@ -114,7 +119,8 @@ class MemberTraining(pl.LightningModule):
                 "train/kl_weight": beta,
             }
         )
-        if self.settings.regulariser:
+        loss = loss * self.share if self.share < 1 else loss
+        if self.settings.regulariser and self._part == 0:
             weights = self.settings.regulariser, self.settings.regulariser_initial
             loss = loss + objective.regulariser_weight(beta, *weights) * self.regulariser()
         return loss
@@ -140,7 +146,9 @@ class MemberTraining(pl.LightningModule):
         """Nothing here: :class:`~miselbo.training.callbacks.EnsembleMonitor` scores the whole ensemble."""
 
     def _record(self, values: dict[str, Any]) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=collectives.size() > 1)
+        size: Any = self.share if self.share < 1 else 1
+        together = collectives.size() > 1
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=together)
 
     @property
     def total_steps(self) -> int:
@@ -177,6 +185,12 @@ class MemberTraining(pl.LightningModule):
         )  # several processes: Lightning has put synchronised ones in their places
         self.alpha = self.alpha.to(self.device)
         self._buffers_before = [buffer.clone() for buffer in self._statistics()]
+
+    def forget_part(self) -> None:
+        """Put batch-norm statistics and counts back to the last step's end."""
+        self.examples_seen = self._examples_before
+        if self._buffers_before:
+            torch._foreach_copy_(self._statistics(), self._buffers_before)
 
     def _batch_norms(self) -> list[Any]:
         return [norm for part in self.regularised for norm in part.batch_norms()]
@@ -229,11 +243,13 @@ class MemberTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the counts."""
+        checkpoint["parts"] = self.parts
         checkpoint["counts"] = [self.skipped, int(self.examples_seen), self.seconds]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them."""
         self.skipped, self.examples_seen, self._seconds_before = checkpoint["counts"]
+        self.parts = checkpoint.get("parts", 1)
 
     @property
     def seconds(self) -> float:

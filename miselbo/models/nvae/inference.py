@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from miselbo.ensemble import Ensemble, latent_noise
 from miselbo.errors import InputError
+from miselbo.memory import out_of_memory
 from miselbo.models.hierarchical import crop_image
 from miselbo.models.nvae.decoder import Decoder
 from miselbo.models.nvae.encoder import Encoder
@@ -204,18 +205,3 @@ class InferenceEnsemble(nn.Module):
             raise error
         self.memory = self.target.row_bytes * (rows // 2)
         warnings.warn(f"out of memory with {rows} rows per pass: going on with {rows // 2}", stacklevel=4)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on any device.
-
-    Example:
-        >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("sizes differ"))
-        (True, False)
-    """
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate" in text
-    )
