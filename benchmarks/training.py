@@ -4,8 +4,8 @@
 
 Three sides take turns on the same images with the same noise:
 
-(a) plain: the network in the published order of operations, NCHW memory (``benchmarks/plain.py``), the spectral
-    regulariser layer by layer, Adamax parameter by parameter;
+(a) plain: the network in the published order of operations with the library's operations alone, NCHW memory
+    (``benchmarks/plain.py``), the spectral regulariser layer by layer, Adamax parameter by parameter;
 (b) ours: the same step as :class:`miselbo.training.module.MemberTraining` takes it;
 (c) ours with theta frozen: the step of q_2, which has no kernel gradients of the decoder.
 

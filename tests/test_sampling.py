@@ -17,6 +17,7 @@ from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import HierarchicalDecoder
 from miselbo.models.nvae import batch_norms, readjusted
+from miselbo.models.nvae.cells import BottleneckOperation
 
 COLOUR = ImageSpec(3, 8, 8, "logistic_mixture")
 
@@ -87,9 +88,14 @@ def test_statistics_are_means_over_batches_of_prior_samples(image):
     for number, norm in enumerate(batch_norms(watched)):
         norm.register_forward_pre_hook(lambda _, x, n=number: inputs.setdefault(n, []).append(x[0].clone()))
     found = readjusted(watched, 0.6, num_batches=3, batch_size=5, seed=2)  # deep copies keep the hooks
+    doubled = [m for m in found.modules() if isinstance(m, BottleneckOperation) and m.up]
+    early = [
+        norm for m in doubled for norm in (m.norm_in, m.norm_wide)
+    ]  # they see each pixel once in place of 4 times
     for number, norm in enumerate(batch_norms(found)):
         assert len(inputs[number]) == 3
-        batches = [x.transpose(0, 1).flatten(1) for x in inputs[number]]  # [C, N h w]
+        repeats = 4 if any(norm is other for other in early) else 1
+        batches = [x.transpose(0, 1).flatten(1).repeat(1, repeats) for x in inputs[number]]  # [C, N h w]
         torch.testing.assert_close(norm.running_mean, torch.stack([x.mean(1) for x in batches]).mean(0))
         torch.testing.assert_close(norm.running_var, torch.stack([x.var(1) for x in batches]).mean(0))
         assert norm.momentum == 0.05 and not norm.training
