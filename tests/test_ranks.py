@@ -82,6 +82,9 @@ def test_a_killed_run_of_two_processes_goes_on(pair, tmp_path):
             while not (folder / "members" / f"{name}.resume.ckpt").exists():
                 assert time.monotonic() < end and process.poll() is None, process.communicate()
                 time.sleep(0.01)
+        while not curves_of(folder, 2):  # an epoch's values are written just after its resume point
+            assert time.monotonic() < end and process.poll() is None, process.communicate()
+            time.sleep(0.01)
     finally:
         process.kill()
         process.communicate()
@@ -97,6 +100,12 @@ def test_a_killed_run_of_two_processes_goes_on(pair, tmp_path):
         for path in (pair[1], folder)
     )
     pd.testing.assert_frame_equal(one.sort_index(), two.sort_index(), rtol=0, atol=1e-9)
+
+
+def curves_of(folder: Path, member: int) -> list[str]:
+    """Whole lines of a member's training values in ``metrics.csv``."""
+    lines = (folder / "metrics.csv").read_text().split("\n")[:-1]
+    return [line for line in lines if line.startswith(f"{member},") and ",train/" in line]
 
 
 def others_of(folder: Path) -> list[Path]:
