@@ -180,9 +180,7 @@ class MemberTraining(SplitsBatches):
         """Training mode; remember batch-norm statistics, to undo a non-finite step."""
         self.train()
         self._started = time.perf_counter()
-        self.norms = (
-            self._batch_norms()
-        )  # several processes: Lightning has put synchronised ones in their places
+        self.norms = self._batch_norms()
         self.alpha = self.alpha.to(self.device)
         self._buffers_before = [buffer.clone() for buffer in self._statistics()]
 
