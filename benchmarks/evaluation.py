@@ -29,12 +29,13 @@ import torch
 from plain import as_published
 from torch import Tensor
 
-from miselbo import bounds, machine
-from miselbo.building import build_ensemble
-from miselbo.config import compose_config
+from miselbo import bounds
 from miselbo.data import ImageSpec
 from miselbo.ensemble import Ensemble, latent_noise
-from miselbo.models.nvae.inference import InferenceEnsemble, inference_form
+from miselbo.models.nvae.fast.ensemble import InferenceEnsemble, inference_form
+from miselbo.runs.building import build_ensemble
+from miselbo.runs.config import compose_config
+from miselbo.runtime import machine
 
 IMAGE = ImageSpec(1, 28, 28, "bernoulli")
 CLOCK = [time.perf_counter]  # --cpu-time: the process's own time, for one thread on a busy machine

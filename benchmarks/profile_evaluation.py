@@ -20,9 +20,9 @@ import torch
 from evaluation import make_ensemble
 from torch import Tensor, nn
 
-from miselbo import machine
-from miselbo.models.nvae.fused_conv import FusedConv2d
-from miselbo.models.nvae.inference import inference_form
+from miselbo.models.nvae.fast.ensemble import inference_form
+from miselbo.models.nvae.fast.fused_conv import FusedConv2d
+from miselbo.runtime import machine
 
 COLUMNS = ("part", "calls", "seconds", "share", "GFLOP", "GFLOP/s", "GB/s")
 

@@ -6,7 +6,7 @@ Three sides take turns on the same images with the same noise:
 
 (a) plain: the network in the published order of operations with the library's operations alone, NCHW memory
     (``benchmarks/plain.py``), the spectral regulariser layer by layer, Adamax parameter by parameter;
-(b) ours: the same step as :class:`miselbo.training.module.MemberTraining` takes it;
+(b) ours: the same step as :class:`miselbo.training.member.MemberTraining` takes it;
 (c) ours with theta frozen: the step of q_2, which has no kernel gradients of the decoder.
 
 Loss and parameters of (a) and (b) are compared after the first step. Figures are for the MNIST image size.
@@ -24,11 +24,11 @@ from plain import as_published
 from torch import Tensor
 from torch.nn import functional as F
 
-from miselbo import machine
-from miselbo.building import build_ensemble
-from miselbo.config import compose_config
 from miselbo.data import ImageSpec
-from miselbo.training.module import MemberTraining, Objective
+from miselbo.runs.building import build_ensemble
+from miselbo.runs.config import compose_config
+from miselbo.runtime import machine
+from miselbo.training.member import MemberTraining, Objective
 from miselbo.training.regularisers import SpectralNormSum
 
 CLOCK = [time.perf_counter]  # --cpu-time: the process's own time, for one thread on a busy machine

@@ -18,12 +18,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from miselbo.counters import Peak, count_gflop, line, parameter_bytes, size_text
 from miselbo.ensemble import Ensemble, evaluating
-from miselbo.evaluation import NetworkSource, score_batch, scores_bytes
-from miselbo.settings import Settings
-from miselbo.training.module import MemberTraining, Objective
-from miselbo.workers import number_of_processes
+from miselbo.evaluation.scoring import NetworkSource, score_batch, scores_bytes
+from miselbo.evaluation.settings import Settings
+from miselbo.evaluation.workers import number_of_processes
+from miselbo.runtime.counters import Peak, count_gflop, line, parameter_bytes, size_text
+from miselbo.training.member import MemberTraining, Objective
 
 MEASURE = 2.0  # seconds of measuring at least, for each line
 PASS_SECONDS = 0.5  # what a measured pass may take: more, and it is measured on some of a batch's examples

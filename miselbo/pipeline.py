@@ -11,39 +11,34 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo import (
-    bounds,
-    checkpoints,
-    config,
-    curves,
-    machine,
-    member_jobs,
-    ranks,
-    restoring,
-    sampling,
-    stopping,
-)
-from miselbo.building import build, build_ensemble
+from miselbo import bounds
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
-from miselbo.evaluation import (
+from miselbo.evaluation import sample as sampling
+from miselbo.evaluation.scoring import (
     NetworkSource,
     forget_other_shards,
     inference_form,
     score_all,
     shard_key,
 )
-from miselbo.loggers import Loggers
-from miselbo.results import headline_text, write_results
-from miselbo.settings import Settings, doublings, make_settings
-from miselbo.workers import number_of_processes, score_in_processes
+from miselbo.evaluation.settings import Settings, doublings, make_settings
+from miselbo.evaluation.summary import headline_text, write_results
+from miselbo.evaluation.workers import number_of_processes, score_in_processes
+from miselbo.runs import checkpoints, config, curves
+from miselbo.runs import restore as restoring
+from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.loggers import Loggers
+from miselbo.runtime import machine, stopping
+from miselbo.training.parallel import members as member_jobs
+from miselbo.training.parallel import ranks
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Carry out ``cfg.task``: everything; or an evaluation, report or export of an existing run; or a forecast.
 
     Args:
-        cfg: resolved configuration, see ``conf/config.yaml`` and :func:`miselbo.config.compose_config`.
+        cfg: resolved configuration, see ``conf/config.yaml`` and :func:`miselbo.runs.config.compose_config`.
 
     Returns:
         The content of ``results/summary.json``; for ``task=cost`` the forecast, for ``task=export`` the files.

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import runs
 
-from miselbo import config, pipeline, tables
+from miselbo import pipeline
 from miselbo.errors import InputError
+from miselbo.evaluation import tables
+from miselbo.runs import config
 
 QUICK = [
     "model=gaussian",

@@ -16,8 +16,8 @@ import runs
 import yaml
 from PIL import Image
 
-from miselbo import config
 from miselbo.pipeline import run
+from miselbo.runs import config
 
 DOCS = runs.PROJECT / "docs"
 

@@ -5,9 +5,9 @@ import pictures
 import pytest
 import runs
 
-from miselbo import config
 from miselbo.errors import InputError
 from miselbo.pipeline import run
+from miselbo.runs import config
 
 
 def test_a_folder_of_images_end_to_end(tmp_path):

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import runs
 
-from miselbo import config, pipeline, tables
+from miselbo import pipeline
 from miselbo.errors import InputError
+from miselbo.evaluation import tables
+from miselbo.runs import config
 
 MODELS = {"vae": runs.VAE, "nvae": runs.NVAE}
 KEY = ["member", "step", "metric"]
@@ -167,8 +169,8 @@ def test_another_seed_is_another_ensemble(finished, tmp_path, no_report):
 
 def test_members_differ_and_were_trained(finished):
     folder, _, model = finished
-    from miselbo.building import build_ensemble
     from miselbo.data import ImageSpec
+    from miselbo.runs.building import build_ensemble
 
     _, fresh = build_ensemble(runs.configure(folder, model=model), ImageSpec(1, 8, 8, "bernoulli"), 3)
     for s in (1, 2, 3):
@@ -263,7 +265,7 @@ def test_the_report_is_rebuilt_from_the_folder(finished, tmp_path):
 
 
 def test_a_report_without_results_says_what_to_do(tmp_path):
-    from miselbo import config
+    from miselbo.runs import config
 
     config.claim_folder(runs.configure(tmp_path), tmp_path)
     with pytest.raises(InputError, match="task=evaluate"):

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from miselbo.experiments.table2 import SIZES, draw
+from miselbo.commands.experiments.table2 import SIZES, draw
 
 if __name__ == "__main__":
     run_dir = Path(sys.argv[1])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from miselbo.experiments.figure3 import draw
+from miselbo.commands.experiments.figure3 import draw
 
 if __name__ == "__main__":
     folder = Path(__file__).parent / "results"

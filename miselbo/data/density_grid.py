@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from miselbo.data.quadrature import Box, midpoints
-from miselbo.files import atomic
+from miselbo.runtime.files import atomic
 
 POINTS = {1: 1000, 2: 200}  # per axis
 SHOWN = 0.9  # share of every member's mass that must be on the grid

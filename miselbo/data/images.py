@@ -208,7 +208,7 @@ class ImageData(pl.LightningDataModule):
 
     def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
         """Pictures for the report."""
-        from miselbo.pictures import save_pictures
+        from miselbo.evaluation.pictures import save_pictures
 
         save_pictures(ensemble, self, settings, count, results / "images.npz")
 

@@ -7,9 +7,9 @@ from typing import Unpack
 import torch
 
 from miselbo.data.draws import permutation
-from miselbo.data.idx import read_idx_images
-from miselbo.data.idx_files import IdxCollection, IdxFile, locate
 from miselbo.data.images import ImageData, ImageOptions, Images
+from miselbo.data.readers.idx import read_idx_images
+from miselbo.data.readers.idx_files import IdxCollection, IdxFile, locate
 from miselbo.errors import InputError
 
 DIGITS_TEST = 300
@@ -70,7 +70,7 @@ def load_digits() -> Images:
 
 
 def load_idx(files: IdxCollection, root: str | Path | None = None, download: bool | None = None) -> Images:
-    """Training and test images of IDX files, looked for as :func:`miselbo.data.idx_files.locate` says.
+    """Training and test images of IDX files, looked for as :func:`miselbo.data.readers.idx_files.locate` says.
 
     Raises:
         InputError: files missing, damaged, or of two image sizes.

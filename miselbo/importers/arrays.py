@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miselbo.config import nearest
 from miselbo.errors import InputError
 from miselbo.importers.axes import check_axes
+from miselbo.runs.config import nearest
 
 CHUNK = 2**22  # values looked at, or handed on, at once
 EXPECTED = "expected log_p [N, S, L] and log_q [N, S, L, S] (docs/arrays.md)"
@@ -104,7 +104,7 @@ def batches(scores: Scores, size: int) -> Iterator[dict[str, Tensor]]:
 
 
 class ArraySource:
-    """Scores from a file as a :class:`miselbo.evaluation.Source`.
+    """Scores from a file as a :class:`miselbo.evaluation.scoring.Source`.
 
     Args:
         path: as in :func:`read_scores`.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from miselbo.errors import InputError
-from miselbo.phylo.reading import Records, read_records, read_text
+from miselbo.phylo.text.sequences import Records, read_records, read_text
 
 MISSING = 15
 CODES = {

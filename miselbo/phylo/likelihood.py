@@ -10,8 +10,8 @@ from torch import Tensor
 from miselbo.errors import InputError
 from miselbo.phylo import tree as trees
 from miselbo.phylo.alignment import Alignment
-from miselbo.phylo.newick import parse_newick, taxon_numbers
 from miselbo.phylo.substitution import Substitution
+from miselbo.phylo.text.newick import parse_newick, taxon_numbers
 
 
 class Likelihood:
@@ -69,14 +69,14 @@ class JukesCantor(Likelihood):
     """
 
     def __init__(self, alignment: Alignment):
-        from miselbo.phylo.kernels import blocks
+        from miselbo.phylo.compiled.jc import blocks
 
         patterns = alignment.merged_patterns
         self.tips, self.counts = blocks(patterns.tips, patterns.counts)
 
     def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
         """Fill values and gradients."""
-        from miselbo.phylo.kernels import jc_trees
+        from miselbo.phylo.compiled.jc import jc_trees
 
         jc_trees(nodes, lengths, self.tips, self.counts, gradient, values, slopes)
 
@@ -97,7 +97,7 @@ class Reversible(Likelihood):
     """
 
     def __init__(self, alignment: Alignment, model: Substitution):
-        from miselbo.phylo.kernels import blocks
+        from miselbo.phylo.compiled.jc import blocks
 
         patterns = alignment.patterns
         tips, self.counts = blocks(patterns.tips, patterns.counts)
@@ -113,7 +113,7 @@ class Reversible(Likelihood):
 
     def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
         """Fill values and gradients."""
-        from miselbo.phylo.reversible_kernels import reversible_trees
+        from miselbo.phylo.compiled.reversible import reversible_trees
 
         reversible_trees(
             nodes, lengths, self.tips, self.counts, self.pi, self.rate_matrix, *self.eigen, self.rates, gradient,

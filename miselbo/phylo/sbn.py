@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miselbo.phylo.newick import Topology
 from miselbo.phylo.support import Support, Trees
+from miselbo.phylo.text.newick import Topology
 
 
 class Sbn(nn.Module):
@@ -41,7 +41,7 @@ class Sbn(nn.Module):
 
         ``log_probabilities``: of :meth:`log_probabilities`, where they are there already.
         """
-        from miselbo.phylo.sbn_kernels import sample
+        from miselbo.phylo.compiled.sbn import sample
 
         given = self.log_probabilities() if log_probabilities is None else log_probabilities
         tables, log_prob = self.support.tables, given.detach().numpy()
@@ -97,7 +97,7 @@ class TreeLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_prob: Tensor, trees: Trees) -> Tensor:
         """[K]."""
-        from miselbo.phylo.sbn_kernels import tree_log_q
+        from miselbo.phylo.compiled.sbn import tree_log_q
 
         arrays = [part.numpy() for part in (trees.nodes, trees.splits, trees.pairs)]
         log_q, rootings = np.empty(len(trees)), np.empty(trees.splits.shape)
@@ -110,7 +110,7 @@ class TreeLogProb(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Gradient in the log-probabilities."""
-        from miselbo.phylo.sbn_kernels import tree_log_q_gradient
+        from miselbo.phylo.compiled.sbn import tree_log_q_gradient
 
         (nodes, splits, pairs), log_q, rootings, size = ctx.kept
         out = np.zeros(size)

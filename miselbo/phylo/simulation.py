@@ -5,7 +5,7 @@ import torch
 
 from miselbo import noise
 from miselbo.phylo.alignment import Alignment
-from miselbo.phylo.newick import parse_newick, taxon_numbers
+from miselbo.phylo.text.newick import parse_newick, taxon_numbers
 from miselbo.phylo.tree import edge_splits, lengths_of, nodes
 
 # eight taxa; three short inner edges leave the posterior several topologies

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from miselbo.files import atomic, write_json, write_text
-from miselbo.phylo.newick import Topology
+from miselbo.phylo.text.newick import Topology
+from miselbo.phylo.text.tree_files import read_topologies
 from miselbo.phylo.tree import bits, quote
-from miselbo.phylo.tree_files import read_topologies
+from miselbo.runtime.files import atomic, write_json, write_text
 
 SAMPLES = 1000  # per member
 MAJORITY = 0.5

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from miselbo.errors import InputError
 from miselbo.phylo import tree
-from miselbo.phylo.newick import Topology
+from miselbo.phylo.text.newick import Topology
 
 Pair = tuple[int, int, int]  # sister W, clade Z, child key
 
@@ -29,7 +29,7 @@ class Trees:
         nodes: [K, n - 2, 3] int32 edge numbers, see :mod:`miselbo.phylo.tree`.
         splits: [K, 2n - 3] split of every edge, by position in the support.
         psps: [K, 2n - 3, 2] primary subsplit pair of either side of every edge, -1 for a leaf.
-        pairs: [K, n - 2, 3, 3] parameters of the pairs of all rootings, see :func:`miselbo.phylo.sbn_kernels.index`.
+        pairs: [K, n - 2, 3, 3] parameters of the pairs of all rootings, see :func:`miselbo.phylo.compiled.sbn.index`.
     """
 
     nodes: Tensor
@@ -170,7 +170,7 @@ class Support:
 
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
-        """What the compiled functions of :mod:`miselbo.phylo.sbn_kernels` need."""
+        """What the compiled functions of :mod:`miselbo.phylo.compiled.sbn` need."""
         full = (1 << self.num_taxa) - 1
         parents: dict[tuple[int, int], int] = {}
         starts, segments = [], [0, self.num_splits]
@@ -259,7 +259,7 @@ class Support:
 
     def index(self, tripartitions: np.ndarray) -> Trees:
         """Trees given by their tripartitions [K, n - 2]."""
-        from miselbo.phylo.sbn_kernels import index
+        from miselbo.phylo.compiled.sbn import index
 
         tables, count = self.tables, len(tripartitions)
         num_inner = self.num_taxa - 2
@@ -294,7 +294,7 @@ def corner_of(one: int, other: int, third: int) -> tuple[int, int, int]:
 
 def hash_table(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An open-addressing table at most half full."""
-    from miselbo.phylo.sbn_kernels import fill
+    from miselbo.phylo.compiled.sbn import fill
 
     size = 1 << (2 * len(keys)).bit_length()
     table_keys, table_values = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)

@@ -20,13 +20,13 @@ import numpy as np
 import pooch
 
 from miselbo.errors import InputError
-from miselbo.files import atomic
 from miselbo.phylo.alignment import MISSING, Alignment
-from miselbo.phylo.newick import Topology, inner_splits, parse_newick
 from miselbo.phylo.support import Support
+from miselbo.phylo.text.newick import Topology, inner_splits, parse_newick
+from miselbo.phylo.text.tree_files import read_topologies
 from miselbo.phylo.tree import all_topologies
-from miselbo.phylo.tree_files import read_topologies
-from miselbo.progress import Meter
+from miselbo.runtime.files import atomic
+from miselbo.runtime.progress import Meter
 
 METHODS = ("auto", "file", "iqtree", "nj", "all")
 FORMAT = 1  # goes up when what a cached support holds changes

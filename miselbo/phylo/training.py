@@ -16,17 +16,18 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
-from miselbo import checkpoints, locks, stopping
-from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
-from miselbo.files import atomic
 from miselbo.noise import derive
 from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
-from miselbo.progress import Meter
+from miselbo.runs import checkpoints
+from miselbo.runs.building import build_ensemble
+from miselbo.runtime import locks, stopping
+from miselbo.runtime.files import atomic
+from miselbo.runtime.progress import Meter
 from miselbo.training.fit import plain
-from miselbo.training.side_by_side import fit_in_processes, number_of_workers
+from miselbo.training.parallel.side_by_side import fit_in_processes, number_of_workers
 
 COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
 MONITOR = 100  # samples of the bound at the end of an epoch
@@ -218,7 +219,7 @@ class Training:
         """The iterations of one epoch, or what is left of it; returns what is logged at its end.
 
         Raises:
-            Stopped: a stop was asked for (:mod:`miselbo.stopping`); :attr:`save` was called.
+            Stopped: a stop was asked for (:mod:`miselbo.runtime.stopping`); :attr:`save` was called.
         """
         start, before = time.perf_counter(), self.seconds
         with stopping.holding():

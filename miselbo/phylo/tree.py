@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from miselbo.errors import InputError
-from miselbo.phylo.newick import Topology, inner_splits
+from miselbo.phylo.text.newick import Topology, inner_splits
 
 
 def edge_splits(topology: Topology, num_taxa: int) -> list[int]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jinja2
 
-from miselbo.files import atomic, write_text
 from miselbo.report.sections import Report, Section
 from miselbo.report.tables import Table
+from miselbo.runtime.files import atomic, write_text
 
 FIGURE_NAMES = (
     "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "subsets", "marginal", "delta_histogram",

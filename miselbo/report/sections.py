@@ -13,7 +13,7 @@ from miselbo.report import density, heading, pictures, plots, subset_parts, tabl
 from miselbo.report.folder import RunFolder
 from miselbo.report.tables import Table, fixed, plus_minus
 from miselbo.report.texts import paragraphs
-from miselbo.words import reword
+from miselbo.runtime.words import reword
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def build(run: RunFolder) -> Report:
 
 
 def reworded(part: Any, words: Mapping[str, str]) -> Any:
-    """A report, or a part of it, with every text in it (figures included) through :func:`miselbo.words.reword`."""
+    """A report, or a part of it, with all its text (figures too) through :func:`miselbo.runtime.words.reword`."""
     if isinstance(part, str):
         return reword(part, words)
     if isinstance(part, Figure):

@@ -13,13 +13,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from miselbo.files import atomic, write_text
+from miselbo.evaluation.tables import write_csv
 from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_html
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
 from miselbo.report.tables import NAMES, Table, fixed, plus_minus
-from miselbo.tables import write_csv
+from miselbo.runtime.files import atomic, write_text
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
 
@@ -29,7 +29,7 @@ def write(sweep: Path, jobs: Sequence[dict[str, Any]]) -> str:
 
     Args:
         sweep: folder of the sweep.
-        jobs: records of :func:`miselbo.sweeps.read_jobs`.
+        jobs: records of :func:`miselbo.commands.sweeps.read_jobs`.
     """
     frame = jobs_table(sweep, jobs)
     summary = summary_table(frame)

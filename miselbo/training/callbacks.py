@@ -12,17 +12,17 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from miselbo import stopping
-from miselbo.files import atomic
-from miselbo.streaming import RunningBounds
-from miselbo.training import collectives
+from miselbo.bounds.running import RunningBounds
+from miselbo.runtime import stopping
+from miselbo.runtime.files import atomic
+from miselbo.training.parallel import collectives
 
 
 class ResumePoint(pl.callbacks.Checkpoint):
     """Save the whole training state at the end of an epoch, atomically, at most once in ``interval`` seconds.
 
-    A request to stop (:mod:`miselbo.stopping`) saves it after the current batch, with the sums behind the epoch's
-    training curves, and ends the training. Several processes stop at the end of the epoch.
+    A request to stop (:mod:`miselbo.runtime.stopping`) saves it after the current batch, with the sums behind the
+    epoch's training curves, and ends the training. Several processes stop at the end of the epoch.
     """
 
     def __init__(self, path: Path, interval: float = 20.0):

@@ -8,17 +8,18 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
-from miselbo import checkpoints, locks
-from miselbo.building import build_ensemble
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
-from miselbo.progress import EpochMeter
-from miselbo.training import collectives
+from miselbo.runs import checkpoints
+from miselbo.runs.building import build_ensemble
+from miselbo.runtime import locks
+from miselbo.runtime.progress import EpochMeter
 from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
 from miselbo.training.joint import fine_tune
-from miselbo.training.lightning import run_trainer
-from miselbo.training.module import MemberTraining, Objective
-from miselbo.training.side_by_side import fit_in_processes, number_of_workers
+from miselbo.training.member import MemberTraining, Objective
+from miselbo.training.parallel import collectives
+from miselbo.training.parallel.side_by_side import fit_in_processes, number_of_workers
+from miselbo.training.trainer import run_trainer
 
 
 def fit_members(
@@ -36,7 +37,7 @@ def fit_members(
         data: images.
         folder: run folder; finished members in it are loaded, an unfinished one goes on from its resume point.
         loggers: makes the loggers of a member.
-        objective: hyper-parameters of :class:`~miselbo.training.module.Objective`.
+        objective: hyper-parameters of :class:`~miselbo.training.member.Objective`.
         only: train this member alone, and look at no other one's files but q_1's.
 
     Raises:

@@ -12,15 +12,15 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
-from miselbo import checkpoints
+from miselbo.bounds.sampled import ESTIMATORS, chosen
 from miselbo.ensemble import Ensemble, Frozen, latent_noise
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
-from miselbo.progress import EpochMeter
-from miselbo.training import collectives
+from miselbo.runs import checkpoints
+from miselbo.runtime.progress import EpochMeter
 from miselbo.training.callbacks import ResumePoint
-from miselbo.training.estimators import ESTIMATORS, chosen
-from miselbo.training.lightning import run_trainer
+from miselbo.training.parallel import collectives
+from miselbo.training.trainer import run_trainer
 
 JOINT = 2**32  # stream of the joint phase, apart from every member's own
 MOST_SKIPPED = 20
@@ -37,7 +37,7 @@ def mixture_bound(
         members: A encoders.
         x: [B, ...].
         noise: standard normal noise of the member of a number, per latent [1, B, ...].
-        estimator: name in :data:`miselbo.training.estimators.ESTIMATORS`.
+        estimator: name in :data:`miselbo.bounds.sampled.ESTIMATORS`.
         rows: numbers of the members that are sampled.
         columns: numbers of those in the denominator.
     """

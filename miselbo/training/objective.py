@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from miselbo.training import collectives
+from miselbo.training.parallel import collectives
 
 
 def kl_weight(

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from miselbo import memory
+from miselbo.runtime import memory
 
 
 class SplitsBatches(pl.LightningModule):

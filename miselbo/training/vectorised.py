@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
-from miselbo import checkpoints
-from miselbo.building import build_ensemble
+from miselbo.bounds.sampled import ESTIMATORS, chosen
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, TrainingDivergedError
-from miselbo.files import atomic
 from miselbo.noise import derive
-from miselbo.progress import Meter
-from miselbo.training.estimators import ESTIMATORS, chosen
+from miselbo.runs import checkpoints
+from miselbo.runs.building import build_ensemble
+from miselbo.runtime.files import atomic
+from miselbo.runtime.progress import Meter
 from miselbo.training.fit import plain
 from miselbo.training.stack import Stack, signature
 

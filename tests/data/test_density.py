@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from miselbo import config
-from miselbo.building import build
 from miselbo.data import densities
 from miselbo.data.density import DensityData
 from miselbo.errors import InputError
+from miselbo.runs import config
+from miselbo.runs.building import build
 
 NAMES = [
     *("u1", "u2", "u3", "u4", "ring", "bimodal", "trimodal", "sixmodal", "hierarchical"),

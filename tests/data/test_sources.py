@@ -9,8 +9,8 @@ import torch
 from scipy.io import savemat
 
 from miselbo.data import celeba64, cifar10, omniglot
-from miselbo.data.celeba import CROP, read_partition
-from miselbo.data.cifar import FOLDER, TEST, TRAIN
+from miselbo.data.readers.celeba import CROP, read_partition
+from miselbo.data.readers.cifar import FOLDER, TEST, TRAIN
 from miselbo.errors import InputError
 
 NAMES = ("train", "validation", "test")

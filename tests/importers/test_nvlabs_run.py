@@ -13,13 +13,15 @@ import small
 import torch
 from official import edit, make, write
 
-from miselbo import bounds, cli, config
+from miselbo import bounds
+from miselbo.commands import cli
 from miselbo.data import digits
 from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.importers.nvlabs import load_checkpoints
 from miselbo.pipeline import run
-from miselbo.restoring import restore
+from miselbo.runs import config
+from miselbo.runs.restore import restore
 
 QUICK = [
     "dataset=digits",

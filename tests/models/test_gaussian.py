@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from miselbo.building import seeded
 from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.models.classical import DensityTarget
 from miselbo.models.gaussian import Gaussian
+from miselbo.runs.building import seeded
 
 TARGET = DensityTarget(lambda z: -z.square().sum(-1), shape=(3,))
 

@@ -1,4 +1,3 @@
-import functools
 import math
 
 import numpy as np
@@ -6,57 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phylo_models import FLOWS, golden_model, golden_pairs
 
 from miselbo.errors import InputError
 from miselbo.phylo.branches import SHIFT, Branches
-from miselbo.phylo.flows import Identity, Planar, RealNvp, solve
-from miselbo.phylo.newick import inner_splits, parse_newick
-from miselbo.phylo.sbn import Sbn
+from miselbo.phylo.flows import Planar, RealNvp, solve
 from miselbo.phylo.support import Support
+from miselbo.phylo.text.newick import inner_splits, parse_newick
 from miselbo.phylo.tree import edge_splits, random_topology
-
-FLOWS = {
-    "identity": Identity,
-    "planar": functools.partial(Planar, layers=4),
-    "realnvp3": functools.partial(RealNvp, layers=3, hidden=8),
-    "realnvp4": functools.partial(RealNvp, layers=4, hidden=8),
-}
-
-
-def golden_model(golden, support, emb, tag, member):
-    """A trained reference model with its parameters in this project's order."""
-    part = {k.split("/", 2)[2]: v for k, v in golden.items() if k.startswith(f"{tag}/model{member}/")}
-    branches = Branches(support, FLOWS[tag]).double()
-    sbn = Sbn(support)
-
-    def put(table, values, width=1):
-        table.weight[emb] = torch.from_numpy(values.reshape(len(emb), -1)).double()
-
-    with torch.no_grad():
-        put(branches.table, part["sx"])
-        if tag.startswith("realnvp"):
-            for layer in range(len(branches.flow.first)):
-                put(branches.flow.first[layer], part[f"W1.{layer}"])
-                branches.flow.shift[layer].copy_(torch.from_numpy(part[f"b1.{layer}"]))
-                put(branches.flow.second[layer], np.concatenate(np.split(part[f"W2.{layer}"], 2), 1))
-                put(branches.flow.bias[layer], np.stack(np.split(part[f"b2.{layer}"], 2), 1))
-        if tag == "planar":
-            put(branches.flow.w, part["w"])
-            put(branches.flow.g, part["g"])
-            branches.flow.b.copy_(torch.from_numpy(part["b"]))
-        params = golden["support/pair_param_index"]
-        cpd = torch.from_numpy(part["cpd"]).double()
-        for i, split in enumerate(golden["support/rootsplit_mask"].tolist()):
-            sbn.logits[support.rank[split]] = cpd[i]
-        for pair, param in zip(golden_pairs(golden), params.tolist(), strict=True):
-            if param >= 0:
-                sbn.logits[support.pair_params[pair]] = cpd[param]
-    return sbn, branches
-
-
-def golden_pairs(golden):
-    columns = [golden[f"support/pair_{name}"].tolist() for name in ("sister", "clade", "child")]
-    return list(zip(*columns, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phylo_models import batch, random_alignment
 from reference_phylo import pruning
 
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment, log_likelihood
 from miselbo.phylo.likelihood import JukesCantor
-from miselbo.phylo.tree import all_topologies, newick, nodes, random_topology
-
-
-def random_alignment(num_taxa, sites, generator, letters="ACGT-RYN"):
-    rows = generator.choice(list(letters), size=(num_taxa, sites))
-    return Alignment.from_sequences({f"t{i}": "".join(row) for i, row in enumerate(rows)})
-
-
-def batch(topologies, num_taxa):
-    return torch.from_numpy(np.stack([nodes(topology, num_taxa) for topology in topologies]))
+from miselbo.phylo.tree import all_topologies, newick, random_topology
 
 
 @pytest.mark.parametrize("name", ["DS1", "DS5"])

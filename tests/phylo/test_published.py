@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from phylo_models import KINDS, empty, ensemble
 from small_phylo import data, fitted
-from test_vbpi import KINDS, empty, ensemble
 
 from miselbo import bounds
 from miselbo.ensemble import Ensemble

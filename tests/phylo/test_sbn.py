@@ -9,11 +9,11 @@ from reference_phylo import log_q, rootings
 
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment
-from miselbo.phylo.newick import inner_splits, parse_newick
 from miselbo.phylo.sbn import Sbn
 from miselbo.phylo.support import Support, child_key
+from miselbo.phylo.text.newick import inner_splits, parse_newick
+from miselbo.phylo.text.tree_files import read_topologies
 from miselbo.phylo.tree import all_topologies, random_topology
-from miselbo.phylo.tree_files import read_topologies
 
 
 def numbered(text, num_taxa):

@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from phylo_models import batch, random_alignment
 from scipy import integrate, stats
 from scipy.linalg import expm
-from test_likelihood import batch, random_alignment
 
-from miselbo import config
-from miselbo.config import compose_config
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment, Substitution, log_likelihood
 from miselbo.phylo.likelihood import JukesCantor, Reversible, make_likelihood
 from miselbo.phylo.tree import nodes, random_topology
 from miselbo.pipeline import run
+from miselbo.runs import config
+from miselbo.runs.config import compose_config
 
 PI = (0.35, 0.15, 0.2, 0.3)
 GTR = {"model": "gtr", "rates": (1.2, 3.1, 0.8, 0.6, 4.2, 1.0), "frequencies": PI}

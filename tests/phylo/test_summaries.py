@@ -9,8 +9,8 @@ from Bio import Phylo
 from Bio.Phylo.Consensus import majority_consensus
 from small_phylo import data, fitted
 
-from miselbo.phylo.newick import parse_newick
 from miselbo.phylo.summaries import consensus, consensus_newick, kl_to, save, split_probabilities, summarise
+from miselbo.phylo.text.newick import parse_newick
 from miselbo.phylo.tree import all_topologies, newick, random_topology
 from miselbo.report import trees
 

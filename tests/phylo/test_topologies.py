@@ -7,12 +7,10 @@ import torch
 from Bio.Phylo.TreeConstruction import DistanceMatrix, DistanceTreeConstructor
 from small_phylo import data
 
-from miselbo import config
-from miselbo.building import build
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment, topologies
-from miselbo.phylo.newick import parse_newick, taxon_numbers
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
+from miselbo.phylo.text.newick import parse_newick, taxon_numbers
 from miselbo.phylo.topologies import (
     SupportOptions,
     find_support,
@@ -21,6 +19,8 @@ from miselbo.phylo.topologies import (
     nj_bootstrap,
 )
 from miselbo.phylo.tree import lengths_of, newick, random_topology
+from miselbo.runs import config
+from miselbo.runs.building import build
 
 PROGRAM = """#!{python}
 # stands for IQ-TREE: writes two topologies, the first 99 times as often

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miselbo.errors import InputError
-from miselbo.phylo.newick import inner_splits, parse_newick
+from miselbo.phylo.text.newick import inner_splits, parse_newick
 from miselbo.phylo.tree import (
     all_topologies,
     edge_splits,

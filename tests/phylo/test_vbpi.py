@@ -1,46 +1,21 @@
 import copy
-import functools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from phylo_models import FLOWS, KINDS, empty, ensemble, golden_model, golden_pairs
 from small_phylo import data, fitted
-from test_branches import FLOWS, golden_model, golden_pairs
 
 from miselbo import bounds
 from miselbo.ensemble import Ensemble, fingerprint
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment
-from miselbo.phylo.flows import Planar, RealNvp
-from miselbo.phylo.newick import inner_splits, parse_newick
 from miselbo.phylo.support import Support
+from miselbo.phylo.text.newick import inner_splits, parse_newick
 from miselbo.phylo.tree import edge_splits
 from miselbo.phylo.vbpi import PhyloSpec, Posterior, Vbpi
-
-KINDS = {
-    "identity": None,
-    "planar": functools.partial(Planar, layers=3),
-    "realnvp": functools.partial(RealNvp, layers=2, hidden=5),
-}
-
-
-def ensemble(kind="identity", size=3, spread=0.2):
-    target = Posterior(data().spec)
-    members = []
-    for seed in range(size):
-        torch.manual_seed(seed)
-        member = Vbpi(target, KINDS[kind], start=0.08)
-        with torch.no_grad():
-            member.sbn.logits.add_(torch.randn_like(member.sbn.logits))
-            member.branches.table.weight[:-1] += spread * torch.randn_like(member.branches.table.weight[:-1])
-        members.append(member)
-    return Ensemble(target, members)
-
-
-def empty(count):
-    return torch.zeros(count, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

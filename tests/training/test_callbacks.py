@@ -9,8 +9,8 @@ import runs
 import torch
 
 from miselbo import bounds, pipeline
-from miselbo.building import build, build_ensemble
-from miselbo.checkpoints import load_ensemble
+from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.checkpoints import load_ensemble
 from miselbo.training.callbacks import ResumePoint, TidyMetrics
 
 

@@ -7,8 +7,8 @@ import runs
 import small
 import torch
 
-from miselbo import checkpoints
 from miselbo.ensemble import fingerprint, latent_noise
+from miselbo.runs import checkpoints
 from miselbo.training import joint
 from miselbo.training.joint import mixture_bound
 

@@ -4,7 +4,7 @@ import pytest
 import runs
 import torch
 
-from miselbo.training.module import MemberTraining
+from miselbo.training.member import MemberTraining
 
 SETTINGS = ["ensemble.size=2", "dataset.num_train=70", "report=false", "evaluation.num_pictures=0"]
 

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from miselbo import checkpoints
-from miselbo.building import build, build_ensemble
-from miselbo.config import compose_config
 from miselbo.errors import InputError, TrainingDivergedError
+from miselbo.runs import checkpoints
+from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.config import compose_config
 from miselbo.training import vectorised
 from miselbo.training.vectorised import Objective, Training, fit_together, warn_of_copies
 

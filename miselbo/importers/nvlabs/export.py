@@ -11,11 +11,11 @@ from torch import Tensor
 from miselbo.data.spec import ImageSpec
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.files import atomic
 from miselbo.importers.nvlabs.args import Arguments, image_of
 from miselbo.importers.nvlabs.names import CONSTANT, duplicate_names, official_names
 from miselbo.models.nvae import Decoder, Encoder
 from miselbo.models.nvae.cells import ARCHITECTURES, architecture
+from miselbo.runtime.files import atomic
 
 LOADERS = {  # what the published programs' data loaders and start-up read besides; all can be given there anew
     "batch_size": 200,

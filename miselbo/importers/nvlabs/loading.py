@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from miselbo.config import DECODERS, nearest
 from miselbo.data.spec import ImageSpec
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
@@ -15,6 +14,7 @@ from miselbo.importers.nvlabs.each import SeparateTargets
 from miselbo.importers.nvlabs.names import CONSTANT, DUPLICATE, official_names, renamed
 from miselbo.importers.nvlabs.reading import Official, read
 from miselbo.models.nvae import Decoder
+from miselbo.runs.config import DECODERS, nearest
 
 
 def load_checkpoints(

@@ -4,6 +4,6 @@ from miselbo.models.nvae.convs import batch_norms, conv_kernels
 from miselbo.models.nvae.decoder import Decoder
 from miselbo.models.nvae.distributions import quantise
 from miselbo.models.nvae.encoder import Encoder
-from miselbo.models.nvae.sampling import readjusted
+from miselbo.models.nvae.readjusted import readjusted
 
 __all__ = ["Decoder", "Encoder", "batch_norms", "conv_kernels", "quantise", "readjusted"]

@@ -203,7 +203,7 @@ class Decoder(HierarchicalDecoder):
 
     def inference_form(self, ensemble: Any, dtype: torch.dtype, compiled: bool = False) -> Any:
         """The same ensemble in a faster form for evaluation alone."""
-        from miselbo.models.nvae.inference import inference_form  # it is made of this module's classes
+        from miselbo.models.nvae.fast.ensemble import inference_form
 
         return inference_form(ensemble, dtype, compiled=compiled)
 

@@ -1,0 +1,265 @@
+r"""Every bound of every nested ensemble S' = 1..S at every L' of a grid, from one pass over the samples.
+
+The first S' members form an ensemble of their own with weights 1/S'. Scores arrive in pieces of any number of
+samples. Kept are sums over l in units of a running maximum (so log-weights of any size are safe), the largest
+log-weights for k-hat, and the values of finished grid points. Memory does not grow with L, apart from that
+tail of 3 sqrt(S L) values. Results agree with :mod:`miselbo.bounds` on the first S' members and L' samples.
+
+Monte Carlo variances are by the delta method; members draw independently. For L' draws of one member
+
+    var(log 1/L' sum_l w_l) ~= (mean(w^2) / mean(w)^2 - 1) / (L' - 1),
+
+the sample variance of w_l / mean(w) divided by L'. For functions of several means the linear influence of a
+draw stands in place of w_l / mean(w).
+
+Axes in shape comments: B examples, N = S nested ensembles, s the member that drew, j the member that scores.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from miselbo import bounds
+from miselbo.bounds import diagnostics
+from miselbo.bounds.sums import PlainSums, ShareSums, Tail, WeightSums, sample_factor
+from miselbo.errors import InputError
+
+
+class RunningBounds:
+    """Bounds of one batch of examples, updated sample by sample.
+
+    Args:
+        num_members: S.
+        grid: the sample counts L' to report, increasing; the last one is L.
+
+    Raises:
+        InputError: S below 1, or a grid that is empty, not increasing or not of positive whole numbers.
+
+    Example:
+        >>> log_p, log_q = torch.randn(4, 3, 10), torch.randn(4, 3, 10, 3)
+        >>> running = RunningBounds(num_members=3, grid=[1, 10])
+        >>> for start in (0, 5):
+        ...     running.update(log_p[:, :, start : start + 5], log_q[:, :, start : start + 5])
+        >>> values = running.result()
+        >>> values["miselbo"].shape                                     # [B, S', L']
+        torch.Size([4, 3, 2])
+        >>> torch.allclose(values["miselbo"][:, 2, 1], bounds.miselbo(log_p, log_q))
+        True
+    """
+
+    def __init__(self, num_members: int, grid: Sequence[int]):
+        if not isinstance(num_members, int) or num_members < 1:
+            raise InputError(f"num_members must be a whole number of at least 1, got {num_members!r}")
+        points = list(grid)
+        whole = all(isinstance(point, int) and not isinstance(point, bool) and point >= 1 for point in points)
+        if not points or not whole or points != sorted(set(points)):
+            raise InputError(f"grid must list increasing whole numbers of at least 1, got {points}")
+        self.num_members = num_members
+        self.grid = points
+        self.num_samples = 0
+        self._state: _State | None = None
+        self._finished: list[dict[str, Tensor]] = []
+
+    @torch.no_grad()
+    def update(self, log_p: Tensor, log_q: Tensor) -> None:
+        """Absorb the next samples of the batch, any number of them.
+
+        Args:
+            log_p: [B, S, l].
+            log_q: [B, S, l, S].
+
+        Raises:
+            InputError: dtype or shape, another B than before, or more samples than the grid's end. Nothing is
+                absorbed then.
+        """
+        log_p, log_q = bounds.check_scores(log_p, log_q)
+        if log_p.ndim != 3 or log_p.shape[1] != self.num_members:
+            raise InputError(f"log_p must be [B, S, l] with S = {self.num_members}, got {list(log_p.shape)}")
+        batch, _, samples = log_p.shape
+        if self._state is not None and self._state.batch != batch:
+            raise InputError(
+                f"one RunningBounds takes one batch: began with B = {self._state.batch} examples, got {batch}"
+            )
+        if self.num_samples + samples > self.grid[-1]:
+            raise InputError(
+                f"the grid ends at L = {self.grid[-1]}: after {self.num_samples} samples got {samples} more"
+            )
+        if self._state is None:
+            self._state = _State(log_p, 1 + diagnostics.tail_length(self.num_members * self.grid[-1]))
+        start = 0
+        while start < samples:  # cut at the grid points
+            goal = self.grid[len(self._finished)]
+            stop = min(samples, start + goal - self.num_samples)
+            self._state.add(log_p[:, :, start:stop], log_q[:, :, start:stop])
+            self.num_samples += stop - start
+            start = stop
+            if self.num_samples == goal:
+                self._finished.append(self._state.values(goal))
+
+    @torch.no_grad()
+    def result(self) -> dict[str, Tensor]:
+        """All values, float64, examples first.
+
+        Returns:
+            A dictionary. For every nested ensemble and grid point, [B, S', L']:
+
+            - ``miselbo``, ``joint_bound``, ``average_iwelbo``, ``average_elbo``, ``delta``, ``jsd``,
+              ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN at L' = 1, where one
+              draw cannot tell it);
+            - ``ess``, ``max_weight`` and ``pareto_k`` of the joint bound's weights p / q_mix over all S' L'
+              draws (k-hat is NaN below 25 draws);
+            - ``non_finite``, how many of these draws are broken: NaN or +inf in log_p or in any of the S'
+              log_q, or -inf in the log_q of their own member. They are counted, never dropped;
+
+            for every member alone, [B, S, L']: ``member_iwelbo``, ``member_elbo``, ``member_iwelbo_var``,
+            ``member_elbo_var``, ``member_ess``, ``member_max_weight``;
+
+            at L: ``responsibility`` [B, S', S] (0 for members outside the ensemble) and ``pairwise_jsd``
+            [B, S, S].
+
+        Raises:
+            InputError: fewer samples than the grid's end were given.
+        """
+        if self._state is None or self.num_samples < self.grid[-1]:
+            raise InputError(
+                f"the grid ends at L = {self.grid[-1]} but only {self.num_samples} samples were given: "
+                f"call update until all are in"
+            )
+        stacked = {
+            name: torch.stack([point[name] for point in self._finished], -1) for name in self._finished[0]
+        }
+        return {**stacked, **self._state.final_values(self.num_samples)}
+
+
+class _State:
+    """The sums over samples, [B, ...] each."""
+
+    def __init__(self, like: Tensor, tail_size: int):
+        self.batch, members = like.shape[:2]
+        self.size = torch.arange(1, members + 1, device=like.device, dtype=like.dtype)  # S' of [N]
+        order = torch.arange(members, device=like.device)
+        self.inside = order <= order[:, None]  # [N, s]: member s belongs to nested ensemble N
+
+        def zeros(*shape: int) -> Tensor:
+            return like.new_zeros(self.batch, *shape)
+
+        self.own = WeightSums(zeros(members))  # p / q_s
+        self.mixture = WeightSums(zeros(members, members))  # p / q_mix, [B, N, s]
+        self.cross = zeros(members, members)  # sum_l of their product, [B, N, s]
+        self.elbo = PlainSums(zeros(members))  # log p - log q_s
+        self.divergence = PlainSums(zeros(members, members))  # log q_s - log q_mix, [B, N, s]
+        self.shares = ShareSums(zeros(members, members), zeros(members, members, members))
+        self.pairs = zeros(members, members)  # log q_s - log (q_s + q_j) / 2
+        self.non_finite = zeros(members)  # [B, N]
+        self.tail = Tail(tail_size)
+
+    def add(self, log_p: Tensor, log_q: Tensor) -> None:
+        """Absorb log_p [B, S, l] and log_q [B, S, l, S]."""
+        own_q = bounds.own_density(log_q)
+        log_density = log_q.movedim(-1, 1).contiguous()  # [B, j, s, l]
+        # mixture of the first S' members, at the samples of every member: [B, N, s, l]
+        log_mixture = torch.stack(list(accumulate(log_density.unbind(1), torch.logaddexp)), 1)
+        log_mixture -= self.size.log()[:, None, None]
+        log_w = log_p[:, None] - log_mixture
+
+        own_w, own_scale = self.own.add(log_p - own_q)
+        mixture_w, mixture_scale = self.mixture.add(log_w)
+        self.cross = self.cross * (own_scale[:, None] * mixture_scale) + (own_w[:, None] * mixture_w).sum(-1)
+        self.elbo.add(log_p - own_q)
+        self.divergence.add(own_q[:, None] - log_mixture)
+        self.pairs += bounds.log_ratio_to_pair(log_q).sum(2)
+
+        outside = ~self.inside[:, :, None]  # [N, s, 1]
+        bad = log_p.isnan() | (log_p == math.inf) | ~own_q.isfinite()
+        bad_in_mixture = bad[:, None] | log_mixture.isnan() | (log_mixture == math.inf)  # [B, N, s, l]
+        self.non_finite += bad_in_mixture.masked_fill(outside, False).sum((2, 3))
+        # log of W q_j / q_mix, [B, N, j, s, l]; a NaN in log_q is in log_mixture of every N it belongs to
+        log_w_over_mixture = (log_w - log_mixture).masked_fill(outside, -math.inf)
+        log_density = log_density.nan_to_num(nan=-math.inf, posinf=-math.inf)
+        self.shares.add(log_w_over_mixture[:, :, None] + log_density[:, None])
+        self.tail.add(log_w.masked_fill(outside, -math.inf).flatten(2))
+
+    def values(self, n: int) -> dict[str, Tensor]:
+        """Everything reported at a grid point of n samples: [B, N] or [B, s]."""
+        own, mixture = self.own, self.mixture
+        own_var = sample_factor(n) * own.spread(n)
+        mixture_var = sample_factor(n) * mixture.spread(n)
+        # influence of a draw on log mean(w_mixture) - log mean(w_own): the difference of two terms of mean 1
+        products = n * self.cross / (mixture.first * own.first[:, None])
+        difference = mixture.relative_square(n) + own.relative_square(n)[:, None] - 2 * products
+        delta_var = sample_factor(n) * difference.clamp(min=0)
+
+        strata = (mixture.log_sum() - math.log(n)).masked_fill(~self.inside, -math.inf)
+        log_total = strata.logsumexp(-1, keepdim=True)
+        miselbo = self._average(mixture.log_sum() - math.log(n))
+        average_iwelbo = self._average(own.log_sum()[:, None] - math.log(n))
+        # weights of stratum s relative to the total of all strata
+        log_unit = mixture.peak.masked_fill(~self.inside, -math.inf) - log_total - math.log(n)
+        unit = log_unit.exp()
+        first = (unit * mixture.first).where(self.inside, 0.0)
+        second = (unit.square() * mixture.second).where(self.inside, 0.0)
+        _, slack, slack_influence = self._responsibilities(n)
+        return {
+            "miselbo": miselbo,
+            "miselbo_var": self._average(mixture_var) / self.size,
+            "joint_bound": log_total.squeeze(-1) - self.size.log(),
+            "joint_bound_var": sample_factor(n) * n * (second - first.square() / n).clamp(min=0).sum(-1),
+            "average_iwelbo": average_iwelbo,
+            "average_iwelbo_var": self._average(own_var[:, None]) / self.size,
+            "average_elbo": self._average(self.elbo.mean(n)[:, None]),
+            "average_elbo_var": self._average(self.elbo.variance_of_mean(n)[:, None]) / self.size,
+            "delta": miselbo - average_iwelbo,
+            "delta_var": self._average(delta_var) / self.size,
+            "jsd": self._average(self.divergence.mean(n)),
+            "jsd_var": self._average(self.divergence.variance_of_mean(n)) / self.size,
+            "slack": slack,
+            "slack_var": sample_factor(n) * n * slack_influence,
+            "ess": 1 / second.sum(-1),
+            "max_weight": unit.where(self.inside, 0.0).amax(-1),
+            "pareto_k": self._pareto_k(n),
+            "non_finite": self.non_finite.clone(),
+            "member_iwelbo": own.log_sum() - math.log(n),
+            "member_iwelbo_var": own_var,
+            "member_elbo": self.elbo.mean(n),
+            "member_elbo_var": self.elbo.variance_of_mean(n),
+            "member_ess": own.first.square() / own.second,
+            "member_max_weight": (own.peak - own.log_sum()).exp(),
+        }
+
+    def final_values(self, n: int) -> dict[str, Tensor]:
+        """Everything reported at the end of the grid alone."""
+        half = 0.5 * self.pairs / n
+        return {
+            "responsibility": self._responsibilities(n)[0].exp(),
+            "pairwise_jsd": half + half.mT,
+        }
+
+    def _pareto_k(self, n: int) -> Tensor:
+        """k-hat of the weights of every nested ensemble, each from its own share of the tail: [B, N]."""
+        tail = self.tail.largest()
+        k = [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(len(self.size))]
+        return torch.stack(k, -1)
+
+    def _average(self, values: Tensor) -> Tensor:
+        """Mean over the members of each nested ensemble: [B, N or 1, s] -> [B, N]."""
+        return values.where(self.inside, 0.0).sum(-1) / self.size
+
+    def _responsibilities(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """log r [B, N, j], slack [B, N], and the sum of squares of the draws' influence on slack.
+
+        slack = log A - mean_j log A_j + constant; y_j = W q_j / q_mix, A_j = sum_{s,l} y_j, A = sum_j A_j.
+        So the influence of a draw is sum_j y_j (1/A - 1/(S' A_j)).
+        """
+        peak, first, second = self.shares.peak, self.shares.first, self.shares.second
+        log_sums = (first.sum(-1).log() + peak).masked_fill(~self.inside, -math.inf)
+        log_total = log_sums.logsumexp(-1, keepdim=True)
+        log_r = (log_sums - log_total).masked_fill(~self.inside, -math.inf)
+        slack = self._average(-self.size.log()[:, None] - log_r)
+        relative = (peak - log_total).exp() - (peak - log_sums).exp() / self.size[:, None]
+        both_inside = self.inside[:, :, None] & self.inside[:, None, :]  # [N, i or s, j]
+        squares = (relative[..., None] * second * relative[:, :, None]).where(both_inside, 0.0).sum((-1, -2))
+        sums = (relative[..., None] * first).where(both_inside, 0.0).sum(2)  # of each stratum s
+        return log_r, slack, (squares - sums.square().sum(-1) / n).clamp(min=0)

@@ -1,0 +1,171 @@
+r"""Optimal weights of the members, fitted on one half of the draws and measured on the other.
+
+One vector w for the data set maximises the mean over examples of the L = 1 MISELBO of the weighted mixture,
+
+    F(w) = sum_s w_s E_{q_s}[log p - log q_w],    q_w = sum_j w_j q_j,    w on the simplex.
+
+F is concave: sum_s w_s E_{q_s}[log p] is linear in w, and -sum_s w_s E_{q_s}[log q_w] = -E_{q_w}[log q_w] is the
+entropy of q_w, concave in q_w, which is linear in w. So there is one optimum, and no start matters. Its estimate
+from draws, with 1/K sum_k at z_{s,k} ~ q_s for E_{q_s}, is concave up to Monte Carlo noise, and its maximum is
+too high: the weights lean to the members whose draws came out well. So the draws of the fit say nothing about the
+gain (``optimistic_gain``); other draws do (``gain``).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from miselbo import bounds
+from miselbo.errors import InputError
+from miselbo.evaluation.tables import paired
+
+FLOOR = 1e-7  # least weight during the fit, so that no mixture vanishes where a member is alone
+NEGLIGIBLE = 1e-4  # a fitted weight below this is reported as 0
+
+
+def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | None:
+    """Fit weights on the even samples, compare them with uniform ones on the odd samples.
+
+    Args:
+        log_p: [N, S, K], the first K samples of every example.
+        log_q: [N, S, K, S].
+
+    Returns:
+        None for S = 1, K = 1 or fewer than two examples with finite scores. Otherwise ``weights`` [S] and, from the odd
+        samples at L = 1 (each a bound of its own, averaged),
+
+        - ``uniform`` and ``fitted``: ``miselbo`` and ``joint_bound`` with ``_se`` over the examples;
+        - ``gain`` of the fitted weights in MISELBO and ``joint_gain`` in the joint bound, each with ``_se``,
+          ``_low`` and ``_high`` (95%), paired over the examples;
+        - ``optimistic_gain``: the gain on the very draws of the fit, larger than it will ever be again.
+
+        ``at_full_length`` has the first two once more with all odd samples inside one bound, L of them.
+        ``left_out`` counts the examples with scores that are not finite.
+
+    Raises:
+        InputError: shapes or dtype.
+
+    Example:
+        >>> log_p = np.array([[[0.0, 0.0], [-9.0, -9.0]]] * 5)      # member 2 draws only bad samples
+        >>> mixture_weights(log_p, np.zeros((5, 2, 2, 2)))["weights"]
+        [1.0, 0.0]
+    """
+    p, q = bounds.check_scores(torch.as_tensor(log_p), torch.as_tensor(log_q))
+    if p.ndim != 3:
+        raise InputError(f"log_p must be [N, S, K], got shape {list(p.shape)}")
+    broken = ~p.isfinite().all((1, 2)) | ~bounds.own_density(q).isfinite().all((1, 2))
+    broken |= (q.isnan() | (q == math.inf)).flatten(1).any(1)
+    p, q = p[~broken], q[~broken]
+    count, size, samples = p.shape
+    if size == 1 or samples == 1 or count < 2:
+        return None
+    even, odd = (p[:, :, ::2], q[:, :, ::2]), (p[:, :, 1::2], q[:, :, 1::2])
+    weights = fit_weights(*even)
+    uniform = torch.full((size,), 1 / size, dtype=torch.float64)
+    same_draws = draw_by_draw(*even, weights)["miselbo"] - draw_by_draw(*even, uniform)["miselbo"]
+    return {
+        "weights": weights.tolist(),
+        "fitted_on": f"even samples of the first {samples}",
+        "measured_on": f"odd samples of the first {samples}",
+        "num_data": count,
+        "left_out": int(broken.sum()),
+        **_compare(draw_by_draw(*odd, uniform), draw_by_draw(*odd, weights), 1),
+        "optimistic_gain": float(same_draws.mean()),
+        "optimistic_gain_label": "optimistic (same draws)",
+        "at_full_length": _compare(_all_draws(*odd, uniform), _all_draws(*odd, weights), odd[0].shape[2]),
+    }
+
+
+def fit_weights(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""The weights that maximise the mean L = 1 MISELBO of the weighted mixture over examples and draws.
+
+    Sequential least squares programming on the simplex, with the gradient
+
+        dF/dw_t = mean (log p - log q_w) at the samples of t  -  sum_s w_s mean (q_t / q_w) at the samples of s.
+
+    Args:
+        log_p: [N, S, K], finite.
+        log_q: [N, S, K, S], finite under a sample's own member.
+
+    Returns:
+        [S], on the simplex; a weight below 1e-4 becomes 0.
+
+    Raises:
+        InputError: shapes or dtype.
+
+    Example:
+        >>> log_q = torch.tensor([[[[0.0, -math.inf]], [[-math.inf, 0.0]]]])     # no overlap
+        >>> fit_weights(torch.tensor([[[0.75], [0.25]]]).log(), log_q)           # then w = softmax of the ELBOs
+        tensor([0.7500, 0.2500], dtype=torch.float64)
+    """
+    log_p, log_q = bounds.check_scores(log_p, log_q)
+    size = log_p.shape[1]
+    top = log_q.amax(-1)
+    linear = (log_p - top).mean((0, 2)).numpy()  # [S]
+    density = (log_q - top[..., None]).exp().movedim(1, 0).reshape(size, -1, size).numpy()  # [s, draws, j]
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        mixture = density @ w  # [s, draws]
+        value = linear - np.log(mixture).mean(1)
+        pull = np.einsum("sdj,sd,s->j", density, 1 / mixture, w, optimize=True) / mixture.shape[1]
+        return -float(w @ value), pull - value
+
+    found = minimize(
+        loss,
+        np.full(size, 1 / size),
+        jac=True,
+        method="SLSQP",
+        bounds=[(FLOOR, 1.0)] * size,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(size)},
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    w = np.where(found.x < NEGLIGIBLE, 0.0, found.x)
+    return torch.from_numpy(w / w.sum())
+
+
+def draw_by_draw(log_p: Tensor, log_q: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """MISELBO and joint bound at L = 1, each draw alone, averaged over the draws.
+
+    Args:
+        log_p: [N, S, K].
+        log_q: [N, S, K, S].
+        weights: [S].
+
+    Returns:
+        ``miselbo`` and ``joint_bound``, [N].
+
+    Example:
+        >>> draw_by_draw(torch.tensor([[[-1.0, -3.0]]]), torch.zeros(1, 1, 2, 1), torch.ones(1))["miselbo"]
+        tensor([-2.], dtype=torch.float64)
+    """
+    p, q = log_p.movedim(2, 1)[..., None], log_q.movedim(2, 1)[:, :, :, None]  # [N, K, S, 1 (, S)]
+    return {name: value.mean(1) for name, value in _all_draws(p, q, weights).items()}
+
+
+def _all_draws(log_p: Tensor, log_q: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    return {
+        "miselbo": bounds.miselbo(log_p, log_q, weights),
+        "joint_bound": bounds.joint_bound(log_p, log_q, weights),
+    }
+
+
+def _compare(uniform: dict[str, Tensor], fitted: dict[str, Tensor], num_samples: int) -> dict[str, Any]:
+    """Both with standard errors, and the paired gains of the fitted weights."""
+
+    def means(values: dict[str, Tensor]) -> dict[str, float]:
+        rows = [paired(name, value.numpy()) for name, value in values.items()]
+        return {
+            key: value for row in rows for key, value in row.items() if not key.endswith(("_low", "_high"))
+        }
+
+    return {
+        "L": num_samples,
+        "uniform": means(uniform),
+        "fitted": means(fitted),
+        **paired("gain", (fitted["miselbo"] - uniform["miselbo"]).numpy()),
+        **paired("joint_gain", (fitted["joint_bound"] - uniform["joint_bound"]).numpy()),
+    }

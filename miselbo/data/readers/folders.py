@@ -1,0 +1,246 @@
+"""A folder of images as a dataset: which files, which split, what size and channels."""
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+from miselbo.data.images import ImageData, ImageOptions, Images
+from miselbo.data.readers.decoding import SUFFIXES, Box, Recipe, decode_all, in_threads, inspect
+from miselbo.errors import InputError
+
+VALIDATION_NAMES = ("valid", "validation", "val")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of each split, and the rule in words that made them."""
+
+    train: list[Path]
+    validation: list[Path]
+    test: list[Path]
+    rule: str
+
+
+def image_files(root: Path) -> list[Path]:
+    """All image files below ``root``, by their endings, sorted; names that start with a dot are passed over.
+
+    Raises:
+        InputError: no such folder, or none in it.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder of images. Set dataset.root to a folder of image files.")
+    found, others = [], 0
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            if Path(name).suffix.lower() in SUFFIXES:
+                found.append(Path(folder, name))
+            else:
+                others += 1
+    if not found:
+        raise InputError(
+            f"{root}: no image in this folder or below it ({others} other files). Expected are files ending in "
+            f"{' '.join(SUFFIXES)}, in subfolders or not; check dataset.root."
+        )
+    return found
+
+
+def by_hash(paths: Sequence[Path], root: Path) -> list[Path]:
+    """In the order of the SHA-256 of the path relative to ``root``: random, and hardly changed by files added later.
+
+    Example:
+        >>> [path.name for path in by_hash([Path("/r/a.png"), Path("/r/b.png")], Path("/r"))]
+        ['b.png', 'a.png']
+    """
+    return sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+
+
+def split_folder(root: Path, validation_share: float, test_share: float) -> Parts:
+    """By the subfolders ``train``, ``valid`` (or ``val``, ``validation``) and ``test`` if present, else by hash.
+
+    Raises:
+        InputError: no images, one of ``train`` and ``test`` without the other, or too few images to share out.
+    """
+    places = {name: root / name for name in ("train", "test") if (root / name).is_dir()}
+    valid = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
+    order = "in the order of the SHA-256 of their relative path"
+    if len(places) == 2:
+        train, test = (by_hash(image_files(places[name]), places[name]) for name in ("train", "test"))
+        if valid is not None:
+            rule = f"the subfolders train, {valid.name} and test, {order}"
+            return Parts(train, by_hash(image_files(valid), valid), test, rule)
+        count = _share("validation_share", validation_share, len(train))
+        rule = f"the subfolders train and test, {order}; validation: the last {count:,} of train"
+        return Parts(train[:-count], train[-count:], test, rule)
+    if len(places) == 1 or valid is not None:
+        have = [*places, *([] if valid is None else [valid.name])]
+        lacks = [name for name in ("train", "test") if name not in places]
+        raise InputError(
+            f"{root}: has the subfolder {' and '.join(have)} but not {' and '.join(lacks)}. Expected are train "
+            "and test (and valid, if you have it), or none of these names: then images are shared out by a stated rule."
+        )
+    paths = by_hash(image_files(root), root)
+    tests = _share("test_share", test_share, len(paths))
+    validations = _share("validation_share", validation_share, len(paths))
+    count = len(paths) - tests - validations
+    if count < 1:
+        raise InputError(
+            f"{root}: {len(paths)} images cannot be shared out: {tests} for test and {validations} for validation "
+            "leave none to train on. Add images, or lower dataset.test_share and dataset.validation_share."
+        )
+    rule = (
+        f"all {len(paths):,} images {order}: the first {count:,} train, then {validations:,} validation, "
+        f"{tests:,} test"
+    )
+    return Parts(paths[:count], paths[count : count + validations], paths[count + validations :], rule)
+
+
+def detect(paths: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> Recipe:
+    """Size and channels of the images, from their headers; ``size`` (height, width) and ``channels`` where given.
+
+    Three channels as soon as one image has colour.
+
+    Raises:
+        InputError: images of different sizes and no ``size``.
+    """
+    if size is not None and channels is not None:
+        return Recipe(*size, channels)
+    height = width = 0
+    colours = 1
+    for path, (rows, columns, found) in zip(paths, in_threads(inspect, paths), strict=True):
+        colours = max(colours, found)
+        if size is None and height and (rows, columns) != (height, width):
+            raise InputError(
+                f"{path}: {columns} x {rows} pixels (width x height), {paths[0]} has {width} x {height}: images of "
+                "different sizes. Set dataset.size to bring all to one, such as dataset.size=64 or "
+                f"dataset.size=[{min(rows, height)},{min(columns, width)}] (height, width)."
+            )
+        height, width = rows, columns
+    return Recipe(*(size or (height, width)), channels or colours, resize=size is not None)
+
+
+def load_parts(
+    parts: Parts, recipe: Recipe, name: str, source: str, cache: str | Path | None = None, show: bool = True
+) -> Images:
+    """Decode the files of all splits, in a cache file when they are many."""
+    paths = [*parts.train, *parts.validation, *parts.test]
+    pixels = decode_all(paths, recipe, name, cache, show)
+    held_out = len(parts.train) + len(parts.validation)
+    return Images(pixels[:held_out], pixels[held_out:], 255, source, parts.rule, len(parts.validation))
+
+
+def load_image_folder(
+    root: str | Path | None,
+    name: str,
+    size: int | Sequence[int] | None,
+    channels: int | None,
+    validation_share: float,
+    test_share: float,
+    cache: str | Path | None,
+) -> Images:
+    """The images of a folder; see :func:`image_folder`.
+
+    Raises:
+        InputError: no folder, no images, a damaged file, different sizes, or a split that cannot be.
+    """
+    if root is None:
+        raise InputError("dataset.root=null: dataset=image_folder needs dataset.root=<folder of images>.")
+    folder = Path(root).expanduser().absolute()
+    wanted = size_of(size)
+    if channels not in (None, 1, 3):
+        raise InputError(
+            f"dataset.channels={channels!r}: expected 1 (grey), 3 (colour), or null to detect it."
+        )
+    parts = split_folder(folder, validation_share, test_share)
+    recipe = detect([*parts.train, *parts.validation, *parts.test], wanted, channels)
+    made = (
+        f", scaled (bilinear) and cut centrally to {recipe.height} x {recipe.width}" if recipe.resize else ""
+    )
+    return load_parts(parts, recipe, name, f"{folder} (image files{made})", cache)
+
+
+def image_folder(
+    *,
+    root: str | Path | None = None,
+    name: str = "image_folder",
+    size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    num_validation: int | None = None,
+    cache: str | Path | None = None,
+    **options: Unpack[ImageOptions],
+) -> ImageData:
+    """Any folder of images, in subfolders or not.
+
+    Args:
+        root: the folder.
+        name: of the dataset, for the protocol and the run folder.
+        size: side, or (height, width), to which every image is scaled and cut centrally; None: all have one size.
+        channels: 1 or 3; None: 3 as soon as one image has colour.
+        validation_share: of the images that go to validation when no subfolder says it.
+        test_share: likewise.
+        num_validation: use only the first so many validation images; None for all.
+        cache: folder for the decoded images; None: the user's cache, for more than 256 MB of them.
+        **options: of :class:`ImageData`; likelihood is ``logistic_mixture`` unless given.
+    """
+    options.setdefault("likelihood", "logistic_mixture")
+    source = partial(load_image_folder, root, name, size, channels, validation_share, test_share, cache)
+    return ImageData(source, name=name, num_validation=num_validation, **options)
+
+
+def size_of(size: object) -> tuple[int, int] | None:
+    """``dataset.size`` as (height, width).
+
+    Raises:
+        InputError: neither null, a whole number nor a pair of them.
+
+    Example:
+        >>> size_of(64), size_of([32, 48])
+        ((64, 64), (32, 48))
+    """
+    if size is None:
+        return None
+    pair: list[Any] = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size, size]
+    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise InputError(
+            f"dataset.size={size!r}: expected a whole number of pixels, [height, width], or null for images that all "
+            "have one size."
+        )
+    return pair[0], pair[1]
+
+
+def crop_of(crop: object, width: int, height: int) -> Box | None:
+    """``dataset.crop`` as (left, top, right, bottom): null, that list, or the side of a square in the middle of a
+    width x height image.
+
+    Example:
+        >>> crop_of(140, 178, 218)
+        (19, 39, 159, 179)
+    """
+    if crop is None:
+        return None
+    if type(crop) is int and 1 <= crop <= min(width, height):
+        left, top = (width - crop) // 2, (height - crop) // 2
+        return left, top, left + crop, top + crop
+    box = list(crop) if isinstance(crop, Sequence) and not isinstance(crop, str) else []
+    if len(box) == 4 and all(type(v) is int for v in box) and 0 <= box[0] < box[2] and 0 <= box[1] < box[3]:
+        return box[0], box[1], box[2], box[3]
+    raise InputError(
+        f"dataset.crop={crop!r}: expected [left, top, right, bottom], the side of a central square from 1 to "
+        f"{min(width, height)}, or null."
+    )
+
+
+def _share(key: str, share: float, whole: int) -> int:
+    """That share of ``whole``, rounded up."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise InputError(f"dataset.{key}={share!r}: expected a number between 0 and 1.")
+    return math.ceil(share * whole)

@@ -1,0 +1,141 @@
+"""``task=sample``: a picture of prior samples, and the statistics they were made with as a file of their own."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from miselbo.ensemble import fingerprint
+from miselbo.errors import InputError
+from miselbo.models.nvae.convs import batch_norms
+from miselbo.models.nvae.readjusted import readjusted
+from miselbo.runs import checkpoints
+from miselbo.runtime.files import atomic
+
+KIND = "sampling target"
+
+
+def sampling_path(folder: Path) -> Path:
+    """Where a run keeps the copy of its target for sampling."""
+    return folder / "members" / "target_sampling.ckpt"
+
+
+def check(cfg: Any) -> None:
+    """Refuse values of the ``sampling`` group that cannot be.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for name, least in (("num", 1), ("batch_size", 2), ("readjust_batches", 0), ("columns", 1)):
+        value = 1 if name == "columns" and cfg[name] is None else cfg[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"sampling.{name} must be a whole number of at least {least}, got {value!r}")
+    if cfg.seed is not None and (type(cfg.seed) is not int or cfg.seed < 0):
+        raise InputError(f"sampling.seed must be a whole number of at least 0 or null, got {cfg.seed!r}")
+    temperature = cfg.temperature
+    if (
+        isinstance(temperature, bool)
+        or not isinstance(temperature, int | float)
+        or not 0 < temperature < math.inf
+    ):
+        raise InputError(f"sampling.temperature must be a positive number, got {temperature!r}")
+
+
+def sample(cfg: DictConfig, target: Any, folder: Path) -> dict[str, Any]:
+    """Write ``samples/*.png`` from the finished target of a run folder.
+
+    With ``sampling.readjust_batches`` above 0 the batch-norm statistics are estimated anew, in a copy that is kept as
+    ``members/target_sampling.ckpt`` and used again for the same temperature, seed and batches. ``target.ckpt`` is only
+    read.
+
+    Args:
+        cfg: the whole configuration.
+        target: freshly built; filled from the folder.
+        folder: run folder.
+
+    Returns:
+        What was made: ``path``, ``num``, ``temperature``, ``seed``, ``readjust_batches``, ``target_fingerprint``.
+
+    Raises:
+        InputError: no finished target, one that makes no images, or a value out of range.
+    """
+    options = cfg.sampling
+    check(options)
+    if not hasattr(target, "sample"):
+        raise InputError(f"model={cfg.model.name} has no prior to sample images from")
+    stamp = checkpoints.load_target(folder, target)
+    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    target.to("cuda" if gpu else "cpu").eval()
+    seed = cfg.seed if options.seed is None else options.seed
+    batches = options.readjust_batches if batch_norms(target) else 0
+    made = {
+        "temperature": float(options.temperature),
+        "seed": seed,
+        "readjust_batches": batches,
+        "readjust_batch_size": options.batch_size,
+    }
+    decoder = for_sampling(target, stamp, made, folder) if batches else target
+    images = decoder.sample(options.num, options.temperature, seed, options.batch_size)
+    tail = f"-readjusted{batches}" if batches else ""
+    path = folder / "samples" / f"temperature{made['temperature']:g}-seed{seed}-num{options.num}{tail}.png"
+    save_grid(images, path, options.columns)
+    if fingerprint(target) != stamp:
+        raise RuntimeError("sampling changed the scored target")
+    print(f"{options.num} samples at temperature {made['temperature']:g}: {path}")
+    return {"path": str(path), "num": options.num, **made, "target_fingerprint": stamp}
+
+
+def for_sampling(target: Any, stamp: str, made: dict[str, Any], folder: Path) -> Any:
+    """The copy with statistics for sampling: from the folder if it was made in the same way, else made and kept."""
+    path = sampling_path(folder)
+    if path.is_file():
+        content = checkpoints.read(path, KIND)
+        if content["target_fingerprint"] == stamp and content["made"] == made:
+            other = copy.deepcopy(target)
+            checkpoints.load_state(other, content, path)
+            return other
+    other = readjusted(
+        target, made["temperature"], made["readjust_batches"], made["seed"], made["readjust_batch_size"]
+    )
+    checkpoints.save(path, KIND, other, target, made=made)
+    return other
+
+
+def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Images [N, C, H, W] in [0, 1], C = 1 or 3, as one picture of bytes: rows of ``columns`` (default: square).
+
+    Example:
+        >>> grid(torch.rand(5, 1, 8, 8)).shape, grid(torch.rand(2, 3, 8, 8)).shape
+        ((17, 26), (8, 17, 3))
+    """
+    pixels = images.detach().clamp(0, 1).mul(255).round().byte().cpu().numpy().transpose(0, 2, 3, 1)
+    num, height, width, channels = pixels.shape
+    across = columns or math.ceil(math.sqrt(num))
+    down = math.ceil(num / across)
+    canvas = np.full((down * (height + gap) - gap, across * (width + gap) - gap, channels), 255, np.uint8)
+    for position, image in enumerate(pixels):
+        top, left = position // across * (height + gap), position % across * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas if channels == 3 else canvas[..., 0]
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
+    """The :func:`grid` of some images as a PNG.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / "grid.png"
+        >>> save_grid(torch.rand(5, 1, 8, 8), path)
+        >>> Image.open(path).size
+        (26, 17)
+    """
+    from PIL import Image  # only where used
+
+    with atomic(path) as temporary:
+        Image.fromarray(grid(images, columns)).save(temporary, format="PNG")

@@ -1,0 +1,147 @@
+"""The files of an evaluation: tables, and a summary with headline, protocol, trust and cost."""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+
+import miselbo
+from miselbo.evaluation import subset_tables, tables
+from miselbo.evaluation.settings import Settings
+from miselbo.runtime.files import write_json
+from miselbo.runtime.words import reword
+
+
+def write_results(
+    values: dict[str, np.ndarray],
+    settings: Settings,
+    folder: Path,
+    protocol: dict[str, Any],
+    stages: list[dict[str, Any]],
+    num_dims: int | None,
+    words: Mapping[str, str] | None = None,
+    sections: Sequence[str] | None = None,
+    cautions: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write ``results/`` of a run folder.
+
+    Args:
+        values: per-example values of :func:`miselbo.evaluation.scoring.score_all`.
+        settings: of the evaluation.
+        folder: run folder.
+        protocol: what the numbers depend on, plain JSON types; printed with them.
+        stages: rows of the cost table before the evaluation: stage, seconds, decoder_passes.
+        num_dims: scalar observations per example, for bits/dim; None without.
+        words: what the texts shall call things, by the word of this project; see :func:`miselbo.runtime.words.reword`.
+        sections: of the report, those that not every run has.
+        cautions: sentences of the data to stand before the others on trust.
+
+    Returns:
+        The content of ``summary.json``.
+    """
+    results = folder / "results"
+    seconds = float(values["seconds"].sum())
+    bounds = tables.bounds_table(values, settings.grid, seconds)
+    members = tables.member_table(values, settings.grid)
+    examples = tables.example_table(values)
+    headline = {key: number(value) for key, value in bounds.tail(1).to_dict("records")[0].items()}
+    size = values["miselbo"].shape[1]
+    passes = len(examples) * size * settings.num_samples
+    summary = {
+        "headline": headline,
+        "members": [
+            {key: number(row[key]) for key in ("member", "iwelbo", "iwelbo_se", "iwelbo_se_mc") if key in row}
+            for row in members[members["L"] == settings.num_samples].to_dict("records")
+        ],
+        "protocol": {
+            **protocol,
+            "num_data": len(examples),
+            "S": size,
+            "L": settings.num_samples,
+            "grid": list(settings.grid),
+            "evaluation_seed": settings.seed,
+            "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
+            "versions": versions(),
+        },
+        "trust": tables.trust(examples, headline),
+        "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
+        "num_dims": num_dims,
+        **subset_tables.write(values, settings.num_samples, results),
+    }
+    summary["trust"]["sentences"][:0] = cautions
+    if words:
+        summary["words"] = dict(words)
+        summary["trust"]["sentences"] = [reword(line, words) for line in summary["trust"]["sentences"]]
+    if sections is not None:
+        summary["sections"] = list(sections)
+    tables.write_csv(bounds, results / "bounds.csv")
+    tables.write_csv(members, results / "per_member.csv")
+    tables.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
+    tables.write_parquet(examples, results / "per_example.parquet")
+    if protocol.get("remark"):
+        summary["trust"]["sentences"].insert(0, f"These numbers are {protocol['remark']}.")
+        tables.add_column(results, "remark", protocol["remark"])
+    write_json(results / "summary.json", summary)
+    return summary
+
+
+def headline_text(summary: dict[str, Any]) -> str:
+    """The headline as lines of text, the protocol above the numbers."""
+    row, protocol, dims = summary["headline"], summary["protocol"], summary.get("num_dims")
+    lines = [
+        "",
+        f"{protocol['model']} on {protocol['dataset']}, {protocol['split']} split, {protocol['num_data']} examples, "
+        f"S = {protocol['S']}, L = {protocol['L']}, seed {protocol['seed']}",
+        str(protocol.get("binarisation") or protocol.get("replicates", "")),
+        *([protocol["remark"]] if protocol.get("remark") else []),
+        "",
+        f"{'nats':<16}{'value':>10}{'s.e. data':>12}{'s.e. MC':>10}" + (f"{'bits/dim':>11}" if dims else ""),
+    ]
+    members = summary.get("members", []) if row["S"] > 1 else []
+    for name in tables.BOUNDS:
+        lines.append(headline_row(name, row, name, dims))
+        if name == "average_iwelbo":
+            lines += [headline_row(f"  iwelbo q{each['member']}", each, "iwelbo", dims) for each in members]
+    lines += ["", *summary["trust"]["sentences"], *protocol.get("notes", [])]
+    return reword("\n".join(lines), summary.get("words", {}))
+
+
+def headline_row(label: str, row: dict[str, Any], name: str, dims: int | None) -> str:
+    """One line: nats, standard errors and bits/dim, which of a bound is a code length, of a difference bits saved.
+
+    Example:
+        >>> headline_row("miselbo", {"miselbo": -80.0, "miselbo_se": 0.5}, "miselbo", 784)
+        'miselbo           -80.0000      0.5000         -     0.1472'
+        >>> headline_row("delta", {"delta": 0.4}, "delta", 784)
+        'delta               0.4000           -         -     0.0007'
+    """
+    errors = [row.get(f"{name}_se"), row.get(f"{name}_se_mc")]
+    shown = ["-" if error is None or math.isnan(error) else f"{error:.4f}" for error in errors]
+    value = math.nan if row[name] is None else row[name]
+    line = f"{label:<16}{value:>10.4f}{shown[0]:>12}{shown[1]:>10}"
+    sign = 1 if name in ("delta", "jsd", "slack") else -1
+    return line + (f"{sign * value / (dims * math.log(2)):>11.4f}" if dims else "")
+
+
+def number(value: float | int) -> float | int | None:
+    """A plain Python number; JSON has no NaN: None."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if math.isnan(value) else value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "miselbo": miselbo.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch-lightning": pl.__version__,
+        "numpy": np.__version__,
+        "pandas": pd.__version__,
+    }

@@ -1,0 +1,87 @@
+"""Several processes share one evaluation: each writes the shards of its own batches, none is counted twice."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from miselbo.errors import Stopped
+from miselbo.evaluation.scoring import NetworkSource, write_shards
+from miselbo.evaluation.settings import Settings
+from miselbo.runs.building import build
+from miselbo.runs.restore import restore
+from miselbo.runtime import machine, stopping
+from miselbo.runtime.processes import end, follow_parent
+from miselbo.runtime.progress import Meter
+
+
+def number_of_processes(workers: int | str, device: str) -> int:
+    """``evaluation.workers``: "auto" is one process per GPU, and one without."""
+    if workers != "auto":
+        return int(workers)
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def score_in_processes(
+    cfg: DictConfig, settings: Settings, device: str, count: int, num_data: int, shards: Path
+) -> None:
+    """Write the shards of an evaluation with ``count`` processes, rank r taking batches r, r + count, ...
+
+    Args:
+        cfg: resolved configuration; the processes load the members from its run folder.
+        settings: of the evaluation.
+        device: "cpu", or "cuda" for one GPU per process.
+        count: number of processes.
+        num_data: examples in all, for the progress.
+        shards: folder to write to.
+
+    Raises:
+        RuntimeError: a process failed; finished shards are kept, and the same command goes on from them.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    processes = [
+        context.Process(target=_work, args=(text, settings, device, rank, count, shards))
+        for rank in range(count)
+    ]
+    meter = Meter(f"evaluate in {count} processes", num_data, cfg.trainer.enable_progress_bar)
+    try:
+        for process in processes:
+            process.start()
+        while any(process.is_alive() for process in processes):
+            time.sleep(0.2)
+            finished = len(list(shards.glob("[0-9]*.npz"))) * settings.batch_size
+            if finished:
+                meter.update(min(finished, num_data))
+    finally:
+        meter.close()
+        end([process for process in processes if process.pid is not None])
+    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
+    if failed:
+        raise RuntimeError(
+            f"evaluation process {failed[0]} of {count} failed (exit status {processes[failed[0]].exitcode}); "
+            "its error is above, finished shards are kept"
+        )
+
+
+def _work(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
+    follow_parent()
+    try:
+        with stopping.watching():
+            _score(text, settings, device, rank, count, shards)
+    except Stopped:
+        sys.exit(stopping.STATUS)
+
+
+def _score(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
+    cfg: Any = OmegaConf.create(text)
+    machine.prepare(cfg.num_threads)
+    data = build(cfg.dataset)
+    data.setup()
+    ensemble = restore(cfg, data)
+    place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
+    source = NetworkSource(ensemble, data, settings, place)
+    write_shards(source, settings, shards, Meter("", source.num_data, enabled=False), rank, count)

@@ -1,0 +1,139 @@
+"""What a VBPI run will cost, ``task=cost``: likelihood evaluations, bytes, and minutes at measured speed."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from miselbo.costs import MEASURE, evaluation_seconds, shard_bytes
+from miselbo.ensemble import Ensemble
+from miselbo.evaluation.scoring import NetworkSource, scores_bytes
+from miselbo.evaluation.settings import Settings
+from miselbo.evaluation.workers import number_of_processes
+from miselbo.noise import derive
+from miselbo.phylo.objective import Objective
+from miselbo.phylo.summaries import SAMPLES
+from miselbo.phylo.training import MONITOR, Training
+from miselbo.runtime.counters import parameter_bytes, size_text
+
+
+def predict(
+    cfg: DictConfig,
+    data: Any,
+    target: Any,
+    members: Sequence[Any],
+    settings: Settings,
+    seconds: float = MEASURE,
+) -> dict[str, Any]:
+    """Cost of training and evaluating an ensemble, from a few measured iterations of copies of its modules.
+
+    Args:
+        cfg: whole resolved configuration: gives epochs, objective and evaluation processes.
+        data: alignment.
+        target: the posterior.
+        members: S of them; stay as they are.
+        settings: of the evaluation.
+        seconds: of measuring, at least, for the training and for the evaluation.
+
+    Returns:
+        Plain JSON types: ``training`` of each member, ``evaluation`` of all with its tree summaries; each with
+        ``likelihoods`` (those of training with their gradient) and ``minutes``; and ``bytes``.
+    """
+    content: Any = OmegaConf.to_container(cfg.model.objective, resolve=True)
+    objective, epochs, size = Objective(**content), cfg.trainer.max_epochs, len(members)
+    training = Training(target, copy.deepcopy(members[0]), objective, epochs, derive(cfg.seed, 1))
+    iteration, monitor = (per_call(work, seconds) for work in (training.iteration, training.monitor))
+    steps = epochs * objective.steps_per_epoch
+    processes = number_of_processes(cfg.evaluation.workers, "cpu")
+    source = NetworkSource(Ensemble(target, list(members)), data, settings, "cpu")
+    timed = evaluation_seconds(source, settings, processes, seconds)
+    draws = source.num_data * size * settings.num_samples
+    summaries = timed["seconds_per_sample"] * SAMPLES / min(settings.batch_size, source.num_data)
+    weights = parameter_bytes(members[0])
+    pass_draws = min(settings.samples_per_pass, settings.num_samples) * min(
+        settings.batch_size, source.num_data
+    )
+    result = {
+        "training": {
+            "iterations": steps,
+            "likelihoods": steps * objective.num_particles + epochs * MONITOR,
+            "milliseconds_per_iteration": 1000 * iteration,
+            "minutes": (steps * iteration + epochs * monitor) / 60,
+        },
+        "evaluation": {
+            "replicates": source.num_data,
+            "S": size,
+            "L": settings.num_samples,
+            "likelihoods": draws + size * SAMPLES,
+            "processes": processes,
+            "minutes": timed["minutes"] + summaries / 60,
+        },
+        "bytes": {
+            "target": parameter_bytes(target),
+            "member": weights,
+            "resume_point": 3 * weights,  # Adam keeps two numbers per parameter
+            "activations": timed["activations"] + pass_draws * tree_bytes(target, members[0]),
+            "result_shards": shard_bytes(size, settings) * source.num_data,
+            "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
+        },
+    }
+    result["minutes"] = size * result["training"]["minutes"] + result["evaluation"]["minutes"]
+    return result
+
+
+def tree_bytes(target: Any, member: Any) -> int:
+    """Bytes of one indexed tree, which the counter of tensors does not see."""
+    trees = member.sbn.sample(torch.full((1, target.num_taxa - 1), 0.5, dtype=torch.float64))
+    return sum(array.nbytes for array in (trees.nodes, trees.splits, trees.psps, trees.pairs))
+
+
+def per_call(work: Callable[[], Any], seconds: float) -> float:
+    """Median seconds of a call, the first left out (it compiles)."""
+    work()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def forecast(*arguments: Any) -> dict[str, Any]:
+    """:func:`predict`, printed; the ``cost`` of ``conf/model/vbpi.yaml``."""
+    result = predict(*arguments)
+    print(cost_text(result))
+    return result
+
+
+def cost_text(result: dict[str, Any]) -> str:
+    """A forecast as a table with units."""
+    training, evaluation, has = result["training"], result["evaluation"], result["bytes"]
+    size = evaluation["S"]
+    rows = [("train q1", training)]
+    if size > 1:
+        whole = {key: size * training[key] for key in ("likelihoods", "minutes")}
+        rows = [("train one member", training), (f"train all {size}", whole)]
+    rows.append(("evaluate", evaluation))
+    return "\n".join(
+        [
+            "",
+            "forecast at the speed measured now on the cpu; members one after another in one process",
+            "",
+            f"{'':<18}{'likelihoods':>16}{'minutes':>12}",
+            *(f"{name:<18}{row['likelihoods']:>16,}{row['minutes']:>12,.2f}" for name, row in rows),
+            f"{'total':<18}{'':>16}{result['minutes']:>12,.2f}",
+            "",
+            f"training: {training['iterations']:,} iterations of {training['milliseconds_per_iteration']:.2f} ms; "
+            "its likelihoods are with gradient",
+            f"evaluation: {evaluation['replicates']:,} replicates x S = {size} x L = {evaluation['L']:,}, and "
+            f"{SAMPLES:,} draws of each member for the tree summaries; {evaluation['processes']} process(es)",
+            f"memory: target {size_text(has['target'])}, a member {size_text(has['member'])} "
+            f"({size_text(has['resume_point'])} with the optimiser, as its resume point); about "
+            f"{size_text(has['activations'])} beside them in evaluation",
+            f"disk: result shards {size_text(has['result_shards'])}, saved scores {size_text(has['saved_scores'])}",
+        ]
+    )

@@ -1,0 +1,261 @@
+"""The Lightning module: one decoder, a list of encoders, one of which is being trained."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from miselbo.ensemble import Ensemble, Frozen, latent_noise
+from miselbo.errors import TrainingDivergedError
+from miselbo.models.nvae.convs import shared_kernels
+from miselbo.training import objective
+from miselbo.training.parallel import collectives
+from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
+from miselbo.training.splitting import SplitsBatches
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Hyper-parameters of NVAE's objective and schedule (:mod:`miselbo.training.objective`).
+
+    Args:
+        learning_rate: peak of the schedule.
+        learning_rate_min: its end.
+        warmup_epochs: of the learning rate; at most a fifth of all epochs is used.
+        weight_decay: L2 coefficient inside Adamax.
+        kl_anneal_portion: share of all steps over which the KL weight rises to 1; 0 turns warm-up and balancing off.
+        kl_constant_portion: share of all steps before it starts to rise.
+        kl_weight_min: smallest KL weight.
+        regulariser: lambda of the spectral and batch-norm regularisers; 0 turns them off.
+        regulariser_initial: lambda at KL weight 0, from where it goes to ``regulariser``; None: constant.
+        max_skipped_steps: non-finite steps in a row after which training stops.
+    """
+
+    learning_rate: float = 1e-2
+    learning_rate_min: float = 1e-4
+    warmup_epochs: int = 5
+    weight_decay: float = 3e-4
+    kl_anneal_portion: float = 0.3
+    kl_constant_portion: float = 1e-4
+    kl_weight_min: float = 1e-4
+    regulariser: float = 1e-2
+    regulariser_initial: float | None = None
+    max_skipped_steps: int = 20
+
+
+class MemberTraining(SplitsBatches):
+    """Trains the last of ``members`` against ``target``; q_1 trains the target too.
+
+    From q_2 on the target and the other members given are :class:`~miselbo.ensemble.Frozen`: no gradients,
+    batch norm in evaluation mode even when Lightning calls ``train()``.
+
+    Args:
+        target: the decoder.
+        members: encoders, of which the last one, q_s, is trained; validation scores all of them.
+        objective: hyper-parameters.
+        seed: of this member; its noise is a function of (seed, example, step).
+        member: s; default the number of encoders given.
+    """
+
+    def __init__(
+        self, target: Any, members: Sequence[Any], objective: Objective, seed: int, member: int | None = None
+    ):
+        super().__init__()
+        self.member = member or len(members)
+        self.seed = seed
+        self.settings = objective
+        joint = self.member == 1
+        self._target: nn.Module = target if joint else Frozen(target)
+        self.earlier = nn.ModuleList(Frozen(member) for member in members[:-1])
+        self.encoder = members[-1]
+        self.regularised = [target, self.encoder] if joint else [self.encoder]
+        kernels = [kernel for part in self.regularised for kernel in part.conv_kernels()]
+        self.spectral = SpectralNormSum([kernel.detach() for kernel in kernels], seed % 2**63)
+        self.norms = self._batch_norms()
+        self.alpha = objective_scale(target)
+        self.skipped = 0
+        self.examples_seen: Any = 0
+        self._seconds_before, self._started = 0.0, time.perf_counter()
+        self._skipped_in_a_row = self._examples_before = 0
+        self._buffers_before: list[Tensor] = []
+
+    @property
+    def target(self) -> Any:
+        """The decoder, frozen or not."""
+        return self._target.module if isinstance(self._target, Frozen) else self._target
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The members given, this one last, with their target, sharing this module's tensors."""
+        return Ensemble(self.target, [*(frozen.module for frozen in self.earlier), self.encoder])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """NVAE's loss on one batch, a mean over its examples, in nats."""
+        with shared_kernels(*self.regularised):
+            return self._loss(self.part(batch))
+
+    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+        x, index = batch["image"], batch["index"]
+        if self._part == 0:
+            self._examples_before = self.examples_seen
+        whole = collectives.total(len(x), x.device)
+        self.examples_seen = self.examples_seen + whole
+        share = collectives.share(len(x), whole)
+        step = torch.full((1,), self.global_step, device=x.device)
+        eps = latent_noise(self.target.latent_shapes, self.seed, index, self.member, step, x.dtype)
+        draw = self.target.draw(x, self.encoder, self.encoder.encode(x), eps)
+        reconstruction, kl = -draw.log_px[0], draw.kl()[0]
+        beta = self.kl_weight()
+        coefficients = objective.balance(kl, self.alpha, beta)
+        loss = (reconstruction + (kl * coefficients).sum(-1)).mean() * share
+        self._record(
+            {
+                "train/elbo": -(reconstruction + kl.sum(-1)).mean() * share,
+                "train/reconstruction": reconstruction.mean() * share,
+                "train/kl": kl.sum(-1).mean() * share,
+                "train/loss": loss,
+                "train/kl_weight": beta,
+            }
+        )
+        loss = loss * self.share if self.share < 1 else loss
+        if self.settings.regulariser and self._part == 0:
+            weights = self.settings.regulariser, self.settings.regulariser_initial
+            loss = loss + objective.regulariser_weight(beta, *weights) * self.regulariser()
+        return loss
+
+    def regulariser(self) -> Tensor:
+        """Spectral plus batch-norm regulariser of the modules in training."""
+        kernels = [kernel for part in self.regularised for kernel in part.conv_kernels()]
+        total = self.spectral(kernels)
+        return total + batch_norm_max(self.norms) if self.norms else total
+
+    def kl_weight(self) -> float:
+        """Beta at this step."""
+        settings = self.settings
+        return objective.kl_weight(
+            self.global_step,
+            self.total_steps,
+            settings.kl_constant_portion,
+            settings.kl_anneal_portion,
+            settings.kl_weight_min,
+        )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Nothing here: :class:`~miselbo.training.callbacks.EnsembleMonitor` scores the whole ensemble."""
+
+    def _record(self, values: dict[str, Any]) -> None:
+        size: Any = self.share if self.share < 1 else 1
+        together = collectives.size() > 1
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=together)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of this member's training."""
+        if not hasattr(self, "_total_steps"):
+            self._total_steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        return self._total_steps
+
+    def configure_optimizers(self) -> Any:
+        """Adamax over the parameters in training, NVAE's learning-rate schedule by step."""
+        settings = self.settings
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adamax(
+            parameters, lr=1.0, betas=(0.9, 0.999), eps=1e-3, weight_decay=settings.weight_decay, foreach=True
+        )
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        steps_per_epoch = max(self.total_steps // epochs, 1)
+        warmup = min(settings.warmup_epochs, epochs // 5)
+
+        def rate(step: int) -> float:
+            return objective.learning_rate(
+                step, steps_per_epoch, epochs, warmup, settings.learning_rate, settings.learning_rate_min
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Training mode; remember batch-norm statistics, to undo a non-finite step."""
+        self.train()
+        self._started = time.perf_counter()
+        self.norms = self._batch_norms()
+        self.alpha = self.alpha.to(self.device)
+        self._buffers_before = [buffer.clone() for buffer in self._statistics()]
+
+    def forget_part(self) -> None:
+        """Put batch-norm statistics and counts back to the last step's end."""
+        self.examples_seen = self._examples_before
+        if self._buffers_before:
+            torch._foreach_copy_(self._statistics(), self._buffers_before)
+
+    def _batch_norms(self) -> list[Any]:
+        return [norm for part in self.regularised for norm in part.batch_norms()]
+
+    def _statistics(self) -> list[Tensor]:
+        return [norm.get_buffer(name) for norm in self.norms for name in ("running_mean", "running_var")]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn a step with a non-finite gradient into no step at all, and stop after too many in a row."""
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        present = [gradient for gradient in gradients if gradient is not None]
+        finite = bool(torch.stack(torch._foreach_norm(present)).sum().isfinite())
+        statistics = self._statistics()
+        if finite:
+            self._skipped_in_a_row = 0
+            if statistics:
+                torch._foreach_copy_(self._buffers_before, statistics)
+            return
+        where = self._first_non_finite()
+        optimizer.zero_grad(set_to_none=True)  # an optimiser step without gradients changes nothing
+        if statistics:
+            torch._foreach_copy_(statistics, self._buffers_before)
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.settings.max_skipped_steps:
+            rate = self.settings.learning_rate
+            raise TrainingDivergedError(
+                f"training q{self.member} stopped: {self._skipped_in_a_row} steps in a row had a non-finite loss or "
+                f"gradient, first seen in layer group '{where}' at step {self.global_step}. Nothing finished is lost. "
+                f"Try a smaller learning rate: model.objective.learning_rate={rate / 3:.1g} (now {rate:g})."
+            )
+
+    def _first_non_finite(self) -> str:
+        """Name of the first layer group with a non-finite parameter, else gradient, target first."""
+        parts = (("target", self.target), ("encoder", self.encoder))
+        named = [(f"{part}.{name}", p) for part, module in parts for name, p in module.named_parameters()]
+        for tensors in (
+            [(n, p.detach()) for n, p in named],
+            [(n, p.grad) for n, p in named if p.grad is not None],
+        ):
+            for name, tensor in tensors:
+                if not bool(tensor.isfinite().all()):
+                    return ".".join(name.split(".")[:3])
+        return "loss"
+
+    def on_train_epoch_end(self) -> None:
+        """Log the learning rate and the number of skipped steps."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._record({"train/learning_rate": rate, "train/skipped_steps": float(self.skipped)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the counts."""
+        checkpoint["parts"] = self.parts
+        checkpoint["counts"] = [self.skipped, int(self.examples_seen), self.seconds]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore them."""
+        self.skipped, self.examples_seen, self._seconds_before = checkpoint["counts"]
+        self.parts = checkpoint.get("parts", 1)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a kill included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+
+def objective_scale(target: Any) -> Tensor:
+    """Alpha of the target's groups, [G] float64."""
+    return objective.group_scale(target.latent_shapes)

@@ -1,0 +1,97 @@
+"""One call of Lightning's trainer, as members and joint training make it."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from miselbo.errors import Stopped
+from miselbo.runs.building import build
+from miselbo.runtime import stopping
+from miselbo.training.parallel import collectives, ranks
+from miselbo.training.parallel.norms import synchronised
+
+
+def run_trainer(
+    cfg: DictConfig,
+    data: Any,
+    folder: Path,
+    module: pl.LightningModule,
+    callbacks: Sequence[pl.Callback],
+    loggers: Sequence[Logger],
+    resume: Path,
+    max_epochs: int,
+    **arguments: Any,
+) -> None:
+    """Train ``module`` with the trainer of ``cfg.trainer``, from the resume point if there is one.
+
+    Args:
+        cfg: the whole configuration.
+        data: images.
+        folder: run folder.
+        module: what is trained.
+        callbacks: of the trainer; progress is one of them.
+        loggers: of the trainer.
+        resume: path of the resume point.
+        max_epochs: of this training.
+        **arguments: of the trainer, over those of ``cfg.trainer``.
+
+    Raises:
+        KeyboardInterrupt: stopped by Ctrl-C.
+        Stopped: a stop was asked for, see :mod:`miselbo.runtime.stopping`; the resume point is written.
+    """
+    arguments |= ranks.trainer_arguments(cfg, getattr(module, "leaves_out_parameters", False))
+    norms: Any = contextlib.nullcontext()
+    if cfg.trainer.sync_batchnorm and collectives.size() > 1:
+        norms = synchronised(module, ranks.on_gpu(cfg))
+    wide = cfg.trainer.precision == "64-true"
+    if wide:
+        module.double()  # before a resume point is read
+    with quiet(), norms:
+        trainer: pl.Trainer = build(
+            cfg.trainer,
+            max_time=None,  # of the whole command, not of each member
+            max_epochs=max_epochs,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            default_root_dir=folder,
+            sync_batchnorm=False,  # done above, on CPUs too
+            **arguments,
+        )
+        if collectives.size() > 1:  # its handler of SIGTERM sends a message that nobody expects, and all hang
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        try:
+            with stopping.holding():
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
+                )
+        except SIGTERMException:
+            stopping.check()
+            raise Stopped("SIGTERM") from None  # to another process of this training
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into an exit of its own
+                raise KeyboardInterrupt from None
+            raise
+    if wide:
+        module.float()  # as every member is kept; exact for what was frozen
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advice on worker processes, hardware and tips; its errors stay."""
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.signal_connector"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        yield

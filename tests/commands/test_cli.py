@@ -1,0 +1,201 @@
+"""The command line: one line and a status for bad input, sweeps, help."""
+
+import gzip
+
+import pandas as pd
+import pytest
+import runs
+import torch
+
+from miselbo.runs import config
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Runs the command, checks that it ends with one line and touches nothing; gives the line."""
+
+    def inner(*arguments: str) -> str:
+        before = runs.snapshot(tmp_path), sorted(tmp_path.rglob("*"))
+        status, _, err = call(*arguments)
+        assert status == 2, err
+        assert err.startswith("error: "), err
+        assert err.count("\n") == 1 and err.endswith("\n")
+        assert (runs.snapshot(tmp_path), sorted(tmp_path.rglob("*"))) == before
+        return err
+
+    return inner
+
+
+def idx(count: int, height: int = 4, width: int = 4) -> bytes:
+    header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (count, height, width))
+    return header + bytes(count * height * width)
+
+
+TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ensemble.sise=3"], "did you mean 'ensemble.size'?"),
+        (["model=nvea"], "did you mean 'nvae'?"),
+        (["ensemble.size=0"], "ensemble.size must be a whole number of at least 1, got 0"),
+        (["ensemble.size=-1"], "got -1"),
+        (["ensemble.size=2.5"], "got 2.5"),
+        (["ensemble.size=a"], "ensemble.size must be a number, got 'a'"),
+        (["ensemble.size="], "ensemble.size must be a number, got ''"),
+        (["ensemble.size"], "cannot read the command line"),
+        (["seed=-1"], "seed must be"),
+        (["task=evalute"], "unknown task=evalute; did you mean 'evaluate'?"),
+        (["evaluation.num_samples=0"], "evaluation.num_samples must be a whole number of at least 1, got 0"),
+        (["evaluation.num_samples=null"], "evaluation.num_samples must be"),
+        (["evaluation.samples_per_pass=0"], "evaluation.samples_per_pass must be"),
+        (["evaluation.batch_size=-3"], "evaluation.batch_size must be"),
+        (["evaluation.num_examples=0"], "evaluation.num_examples must be"),
+        (["evaluation.num_pictures=-1"], "evaluation.num_pictures must be"),
+        (["evaluation.seed=x"], "evaluation.seed must be"),
+        (["evaluation.split=train"], "evaluation.split must be 'test' or 'validation', got 'train'"),
+        (
+            ["evaluation.num_samples=5", "evaluation.grid=[1,6]"],
+            "from 1 to evaluation.num_samples=5, got [1, 6]",
+        ),
+        (["evaluation.grid=[0]"], "got [0]"),
+        (["evaluation.grid=[]"], "evaluation.grid must list"),
+        (["evaluation.grid=5"], "evaluation.grid must list"),
+        (["evaluation.grid=[1,a]"], "evaluation.grid must list"),
+        (["num_threads=0"], "num_threads must be"),
+        (["ensemble.workers=none"], "ensemble.workers must be"),
+        (["-m", "task=fit_member", "member=1,2"], "task=fit_member takes one member"),
+        (["dataset.num_validation=0"], "dataset.num_validation=0: expected a whole number, at least 1"),
+        (["dataset.num_train=0"], "dataset.num_train=0"),
+        (["dataset.num_test=0"], "dataset.num_test=0"),
+        (["dataset.num_validation=1497"], "leaves no training image"),
+        (["dataset.num_train=100000"], "there are only"),
+        (["model.target.num_preprocess_blocks=5"], "num_preprocess_blocks"),
+        (["model.target.num_latent_scales=9"], "num_latent_scales"),
+        (["run_dir=${nowhere}"], "cannot read the configuration: Interpolation key 'nowhere' not found"),
+        (["task=evaluate"], "task=evaluate needs run_dir="),
+        (["task=report", "run_dir=nowhere"], "nowhere is no run folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_created(refused, arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_data_that_cannot_be(refused, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    line = refused("dataset=mnist", f"dataset.root={empty}")
+    assert "image files not found" in line and str(empty) in line and TRAIN in line
+    assert "no such folder" in refused("dataset=mnist", f"dataset.root={tmp_path / 'nowhere'}")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / TRAIN).write_bytes(idx(50)[:-7])
+    (cut / TEST).write_bytes(idx(9))
+    assert f"{cut / TRAIN}: truncated" in refused("dataset=mnist", f"dataset.root={cut}")
+    (cut / TRAIN).write_bytes(gzip.compress(idx(50))[:-9])
+    assert "damaged or truncated gzip" in refused("dataset=mnist", f"dataset.root={cut}")
+
+
+def test_other_data_that_cannot_be(refused, tmp_path):
+    for name, words in (
+        ("cifar10", "data_batch_1.bin"),
+        ("omniglot", "chardata.mat"),
+        ("celeba64", "list_eval_partition.txt"),
+        ("image_folder", "no such folder of images"),
+    ):
+        line = refused(f"dataset={name}", f"dataset.root={tmp_path / 'nowhere'}")
+        assert words in line and str(tmp_path / "nowhere") in line
+    assert "needs dataset.root" in refused("dataset=image_folder")
+    (tmp_path / "cifar").mkdir()
+    for number in range(1, 6):
+        (tmp_path / "cifar" / f"data_batch_{number}.bin").write_bytes(bytes(3073))
+    (tmp_path / "cifar" / "test_batch.bin").write_bytes(bytes(3000))
+    assert "test_batch.bin: truncated" in refused("dataset=cifar10", f"dataset.root={tmp_path / 'cifar'}")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_text("no image")
+    (tmp_path / "images" / "b.png").write_text("no image")
+    (tmp_path / "images" / "c.png").write_text("no image")
+    line = refused("dataset=image_folder", f"dataset.root={tmp_path / 'images'}")
+    assert ".png: cannot be read as an image" in line
+
+
+def test_a_gpu_that_is_not_there(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert "no GPU here: use trainer=default" in refused("trainer=ddp", "trainer.devices=2")
+
+
+def test_a_folder_that_is_taken(refused, call, tmp_path):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    assert "is no run folder of miselbo" in refused(*runs.overrides(taken))
+    assert "taken is no run folder" in refused("task=evaluate", f"run_dir={taken}")
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in refused(*runs.overrides(tmp_path / "file"))
+
+
+def test_a_trained_run_is_kept_from_another_configuration(refused, call, tmp_path):
+    arguments = runs.overrides(tmp_path / "run", "ensemble.size=1")
+    status, out, err = call(*arguments)
+    assert status == 0, err
+    assert "miselbo" in out and "report.html" in out
+    line = refused(*arguments, "seed=1", "model.target.num_latents=3")
+    assert "model.target.num_latents was 2, now 3; seed was 0, now 1" in line
+    at = ["task=evaluate", f"run_dir={tmp_path / 'run'}"]
+    assert "cannot be changed for a trained run" in refused(*at, "model.target.num_latents=3")
+    assert "did you mean 'evaluation.num_samples'?" in refused(*at, "evaluation.num_sample=3")
+    assert "evaluation.num_samples must be a whole number" in refused(*at, "evaluation.num_samples=0")
+    assert "q2.ckpt does not exist" in refused(*at, "ensemble.size=2")
+    foreign = tmp_path / "run" / "members" / "q2.ckpt"
+    foreign.write_text("not a checkpoint")
+    assert "q2.ckpt cannot be read as a checkpoint" in refused(*arguments, "ensemble.size=3")
+
+
+def test_divergence_is_one_line(call, tmp_path):
+    status, _, err = call(
+        *runs.overrides(tmp_path / "run", "trainer.max_epochs=5", "model.objective.warmup_epochs=0"),
+        "model.objective.learning_rate=1e30",
+        "model.objective.max_skipped_steps=3",
+    )
+    assert status == 1
+    assert err.startswith("error: training q1 stopped: 3 steps in a row had a non-finite loss or gradient")
+    assert "layer group 'target." in err or "layer group 'encoder." in err
+    assert "model.objective.learning_rate=3e+29 (now 1e+30)" in err
+    assert err.count("\n") == 1
+
+
+def test_a_sweep_makes_one_run_per_value(call, tmp_path):
+    arguments = [argument for argument in runs.overrides(tmp_path) if not argument.startswith("run_dir=")]
+    status, out, err = call("-m", "seed=0,1", "ensemble.size=2", "hydra.sweep.dir=sweep", *arguments)
+    assert status == 0, err
+    folders = sorted(path.parent.parent for path in (tmp_path / "sweep").glob("*/results/bounds.csv"))
+    assert [("seed0" in folder.name, "seed1" in folder.name) for folder in folders] == [
+        (True, False),
+        (False, True),
+    ]
+    one, other = (pd.read_csv(folder / "results" / "bounds.csv") for folder in folders)
+    assert not one["miselbo"].equals(other["miselbo"])
+    for folder in folders:
+        assert (folder / "report.html").exists() and (folder / "members" / "q2.ckpt").exists()
+        assert f"run_dir: {folder}" in (folder / ".hydra" / "config.yaml").read_text()
+    assert "error: " in call("-m", "seed=0,1", "ensemble.sise=2")[2]
+
+
+def test_hydra_flags_and_their_values_are_no_overrides(call):
+    status, out, _ = call("--cfg", "job", "ensemble.size=7")
+    assert status == 0 and "size: 7" in out
+    assert "did you mean 'ensemble.size'" in call("--cfg", "job", "ensemble.sise=7")[2]
+
+
+def test_the_real_command(tmp_path):
+    status, out, err = runs.command(tmp_path, "ensemble.size=0")
+    assert (status, out) == (2, "")
+    assert err == "error: ensemble.size must be a whole number of at least 1, got 0\n"
+    assert list(tmp_path.iterdir()) == []
+    status, out, err = runs.command(tmp_path, "--help")
+    assert status == 0 and err == ""
+    models = sorted(path.stem for path in (config.CONF / "model").glob("*.yaml"))
+    assert f"model: {', '.join(models)}" in out and "num_samples: 100" in out
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,211 @@
+"""Tables are means over examples with the right standard errors, from per-example arrays alone."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from miselbo.bounds.running import RunningBounds
+from miselbo.evaluation import tables
+
+N, S, GRID = 7, 3, (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def values():
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.randn(N, S, 4, generator=generator, dtype=torch.float64)
+    log_q = torch.randn(N, S, 4, S, generator=generator, dtype=torch.float64)
+    running = RunningBounds(S, GRID)
+    running.update(log_p, log_q)
+    return {name: value.numpy() for name, value in running.result().items()} | {"index": np.arange(N)}
+
+
+def test_bounds_table_has_every_cell_once(values):
+    table = tables.bounds_table(values, GRID, seconds=12.0)
+    assert list(zip(table["S"], table["L"], strict=True)) == [
+        (s, length) for s in (1, 2, 3) for length in GRID
+    ]
+    row = table[(table["S"] == 2) & (table["L"] == 4)].iloc[0]
+    for name in tables.BOUNDS:
+        cell = values[name][:, 1, 2]
+        assert row[name] == pytest.approx(cell.mean(), rel=1e-12)
+        assert row[f"{name}_se"] == pytest.approx(cell.std(ddof=1) / math.sqrt(N), rel=1e-12)
+    assert row["miselbo_se_mc"] == pytest.approx(
+        math.sqrt(values["miselbo_var"][:, 1, 2].sum()) / N, rel=1e-12
+    )
+    assert (table["num_data"] == N).all()
+    assert row["seconds"] == pytest.approx(12 * 8 / 12)
+    assert table["seconds"].iloc[-1] == 12
+
+
+def test_member_table(values):
+    table = tables.member_table(values, GRID)
+    assert list(zip(table["member"], table["L"], strict=True)) == [
+        (s, length) for s in (1, 2, 3) for length in GRID
+    ]
+    row = table[(table["member"] == 3) & (table["L"] == 2)].iloc[0]
+    assert row["iwelbo"] == pytest.approx(values["member_iwelbo"][:, 2, 1].mean())
+    assert row["elbo"] == pytest.approx(values["member_elbo"][:, 2, 1].mean())
+    assert row["elbo_se"] == pytest.approx(values["member_elbo"][:, 2, 1].std(ddof=1) / math.sqrt(N))
+    assert row["ess"] == pytest.approx(values["member_ess"][:, 2, 1].mean())
+    at_one = table[table["L"] == 1]
+    assert at_one["iwelbo"].tolist() == pytest.approx(at_one["elbo"].tolist())
+    assert np.allclose(at_one["ess"], 1)
+
+
+def test_example_table_and_headline_agree(values):
+    examples, last = tables.example_table(values), tables.bounds_table(values, GRID, 1.0).iloc[-1]
+    assert examples["index"].tolist() == list(range(N))
+    for name in tables.BOUNDS:
+        assert examples[name].mean() == pytest.approx(last[name], rel=1e-12)
+    responsibilities = examples[[f"responsibility_{s}" for s in (1, 2, 3)]]
+    assert np.allclose(responsibilities.sum(axis=1), 1)
+
+
+def test_pairwise_table(values):
+    table = tables.pairwise_table(values).set_index(["member_i", "member_j"])["jsd"]
+    assert len(table) == S * S
+    for i in range(1, S + 1):
+        assert table[i, i] == pytest.approx(0, abs=1e-12)
+        for j in range(1, S + 1):
+            assert table[i, j] == pytest.approx(table[j, i])
+
+
+def test_written_tables_come_back_whole(tmp_path, values):
+    frame = tables.example_table(values)
+    tables.write_csv(frame, tmp_path / "new" / "a.csv")
+    tables.write_parquet(frame, tmp_path / "new" / "a.parquet")
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "new" / "a.csv"), frame, check_dtype=False, rtol=1e-15
+    )
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "new" / "a.parquet"), frame)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.csv", "a.parquet"]
+
+
+def scored(log_p, log_q, grid):
+    running = RunningBounds(log_p.shape[1], grid)
+    running.update(log_p, log_q)
+    return {name: value.numpy() for name, value in running.result().items()} | {
+        "index": np.arange(len(log_p))
+    }
+
+
+def test_intervals_are_those_of_the_paired_differences(values):
+    table = tables.bounds_table(values, GRID, 1.0)
+    row = table[(table["S"] == 3) & (table["L"] == 2)].iloc[0]
+    for name, difference in {
+        "delta": values["delta"][:, 2, 1],
+        "joint_gain": values["joint_bound"][:, 2, 1] - values["miselbo"][:, 2, 1],
+    }.items():
+        error = difference.std(ddof=1) / math.sqrt(N)
+        assert row[name] == pytest.approx(difference.mean(), rel=1e-12)
+        assert row[f"{name}_se"] == pytest.approx(error, rel=1e-12)
+        assert row[f"{name}_low"] == pytest.approx(difference.mean() - 1.96 * error, abs=1e-4 * error)
+        assert row[f"{name}_high"] == pytest.approx(difference.mean() + 1.96 * error, abs=1e-4 * error)
+    assert (table["joint_gain"] >= -1e-12).all()
+    assert (table.loc[table["S"] == 1, ["delta", "joint_gain"]].abs() < 1e-12).all(axis=None)
+
+
+def test_the_interval_of_delta_is_paired():
+    """A common level of the examples, 100 times the gain, is in the error of the bound and not of the gain."""
+    generator = torch.Generator().manual_seed(0)
+    log_p = torch.randn(50, 2, 1, generator=generator, dtype=torch.float64)
+    log_q = torch.randn(50, 2, 1, 2, generator=generator, dtype=torch.float64)
+    level = 100 * torch.randn(50, 1, 1, generator=generator, dtype=torch.float64)
+    row = tables.bounds_table(scored(log_p + level, log_q, [1]), (1,), 1.0).iloc[-1]
+    assert row["miselbo_se"] > 10
+    assert row["delta_high"] - row["delta_low"] < 1
+
+
+def test_shares_of_heavy_tails_leave_out_the_unknown(values):
+    changed = {
+        **values,
+        "pareto_k": np.full((N, S, len(GRID)), 0.1),
+        "non_finite": np.zeros((N, S, len(GRID))),
+    }
+    changed["pareto_k"][:, 1, 2] = [math.nan, math.nan, math.inf, 0.71, 0.7, -math.inf, 0.2]
+    changed["pareto_k"][:, 0, 0] = math.nan
+    changed["non_finite"][:, 1, 2] = [0, 3, 0, 0, 0, 1, 0]
+    table = tables.bounds_table(changed, GRID, 1.0).set_index(["S", "L"])
+    row = table.loc[(2, 4)]
+    assert row["share_k_above_0.7"] == pytest.approx(2 / 5)
+    assert row["k_unknown"] == 2 and row["non_finite"] == 4
+    assert math.isnan(table.loc[(1, 1), "share_k_above_0.7"]) and table.loc[(1, 1), "k_unknown"] == N
+    assert table.loc[(3, 4), "share_k_above_0.7"] == 0
+
+
+# Trust: simulated posteriors N(0, 1) and members N(mean, sd), 40 examples --------------------------------------
+
+
+def judged(means, sds, samples=30, change=None, count=40):
+    target = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    members = [torch.distributions.Normal(target.loc + mean, sd) for mean, sd in zip(means, sds, strict=True)]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        z = torch.stack([q.sample((count, samples)) for q in members], 1)
+    log_p, log_q = target.log_prob(z), torch.stack([q.log_prob(z) for q in members], -1)
+    if change:
+        change(log_p, log_q)
+    values = scored(log_p, log_q, [samples])
+    headline = tables.bounds_table(values, (samples,), 1.0).iloc[-1].to_dict()
+    return tables.trust(tables.example_table(values), headline)
+
+
+def broken(log_p, log_q):
+    log_p[2, 0, 0] = math.nan
+    log_p[5, 0, 0] = math.inf
+
+
+def all_broken(log_p, log_q):
+    log_p[:, 0, 0] = math.nan
+
+
+@pytest.mark.parametrize(
+    ("means", "sds", "options", "words"),
+    [
+        ((-1.2, 1.2), (1.0, 1.0), {}, ["No warning"]),
+        ((0.0,), (1.2,), {}, ["No warning"]),
+        ((-0.7, 0.7), (0.4, 0.4), {"samples": 400}, ["Heavy tails: ", "evaluation.num_samples"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"samples": 4}, ["Too few samples: the median", "of 8 draws"]),
+        ((0.0, 0.15), (1.2, 1.2), {"samples": 8, "count": 2}, ["Too few samples for Delta", "even its sign"]),
+        ((0.0, 3.6), (1.2, 1.0), {}, ["One member dominates: q1 holds 9", "mixture weights"]),
+        ((0.0, 0.0), (1.2, 1.2), {}, ["collapsed", "other seeds"]),
+        ((-4.0, 4.0), (1.2, 1.2), {}, ["hardly overlap", "log S = 0.693", "best single member"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"change": broken}, ["Non-finite weights: 2 examples", "index 2, 5)"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"change": all_broken}, ["Non-finite weights: 40 examples", ", 19, ...)"]),
+    ],
+)
+def test_trust_says_what_speaks_against_the_numbers(means, sds, options, words):
+    sentences = judged(means, sds, **options)["sentences"]
+    together = " ".join(sentences)
+    assert all(word in together for word in words), sentences
+    if words == ["No warning"]:
+        assert len(sentences) == 1
+
+
+def test_no_sentence_without_its_reason():
+    """Each warning is of its own case: the good ensemble and every other case have none of it."""
+    good = judged((-1.2, 1.2), (1.0, 1.0))
+    assert good["non_finite_index"] == [] and good["k_unknown"] == 0
+    assert good["largest_responsibility"] == pytest.approx(0.5, abs=0.1)
+    cases = {
+        "Heavy tails": judged((-0.7, 0.7), (0.4, 0.4), samples=400),
+        "One member dominates": judged((0.0, 3.6), (1.2, 1.0)),
+        "collapsed": judged((0.0, 0.0), (1.2, 1.2)),
+        "Non-finite": judged((-1.2, 1.2), (1.0, 1.0), change=broken),
+    }
+    for word in cases:
+        for other, found in cases.items():
+            present = any(word in sentence for sentence in found["sentences"])
+            assert present == (word == other), (word, other, found["sentences"])
+    assert cases["Non-finite"]["non_finite"] == 2
+    assert cases["Non-finite"]["non_finite_index"] == [2, 5]
+
+
+def test_one_draw_is_no_warning_of_few_samples():
+    found = judged((-1.2, 1.2), (1.0, 1.0), samples=1)
+    assert found["sentences"][0].startswith("No warning")
+    assert found["share_pareto_k_above_0.7"] is None and found["k_unknown"] == 40
