@@ -31,8 +31,9 @@ from torch import Tensor
 
 from miselbo import bounds
 from miselbo.data import ImageSpec
-from miselbo.ensemble import Ensemble, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.models.nvae.fast.ensemble import InferenceEnsemble, inference_form
+from miselbo.protocols import latent_noise
 from miselbo.runs.building import build_ensemble
 from miselbo.runs.config import compose_config
 from miselbo.runtime import machine

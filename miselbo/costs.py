@@ -18,10 +18,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from miselbo.ensemble import Ensemble, evaluating
+from miselbo.ensemble import Ensemble
 from miselbo.evaluation.scoring import NetworkSource, score_batch, scores_bytes
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.workers import number_of_processes
+from miselbo.protocols import evaluating
 from miselbo.runtime.counters import Peak, count_gflop, line, parameter_bytes, size_text
 from miselbo.training.member import MemberTraining, Objective
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miselbo import bounds
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import sample as sampling
 from miselbo.evaluation.scoring import (
@@ -25,6 +25,7 @@ from miselbo.evaluation.scoring import (
 from miselbo.evaluation.settings import Settings, doublings, make_settings
 from miselbo.evaluation.summary import headline_text, write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
+from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints, config, curves
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble

@@ -3,8 +3,9 @@ import small
 import torch
 
 from miselbo import bounds
-from miselbo.ensemble import Ensemble, Frozen, fingerprint, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
+from miselbo.protocols import Frozen, fingerprint, latent_noise
 
 
 def naive_score(ensemble, x, num_samples, seed):

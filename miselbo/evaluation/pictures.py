@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from miselbo.ensemble import Ensemble, evaluating, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.evaluation.settings import Settings
+from miselbo.protocols import evaluating, latent_noise
 from miselbo.runtime.files import atomic
 
 

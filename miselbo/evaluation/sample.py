@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.models.nvae.convs import batch_norms
 from miselbo.models.nvae.readjusted import readjusted
+from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
 from miselbo.runtime.files import atomic
 

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miselbo.errors import InputError
+from miselbo.errors import InputError, nearest
 from miselbo.importers.axes import check_axes
-from miselbo.runs.config import nearest
 
 CHUNK = 2**22  # values looked at, or handed on, at once
 EXPECTED = "expected log_p [N, S, L] and log_q [N, S, L, S] (docs/arrays.md)"

@@ -21,9 +21,9 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from miselbo.data.spec import ImageSpec
-from miselbo.ensemble import evaluating, latent_noise
 from miselbo.errors import InputError
 from miselbo.noise import derive
+from miselbo.protocols import evaluating, latent_noise
 
 _PRIOR = int.from_bytes(b"prior")  # keeps this stream apart from others derived of the same seed
 

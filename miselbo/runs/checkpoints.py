@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
+from miselbo.protocols import fingerprint
 from miselbo.runtime.files import atomic
 
 FORMAT = "miselbo checkpoint 1"

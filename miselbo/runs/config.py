@@ -1,6 +1,5 @@
 """Checks of the configuration before any work starts, and the run folder's own copy of it."""
 
-import difflib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from miselbo.errors import InputError
+from miselbo.errors import InputError, nearest
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
 
@@ -191,23 +190,6 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 def unknown_key(key: str, names: Iterable[str]) -> InputError:
     """An error that names the nearest known key."""
     return InputError(f"unknown key '{key}'; {nearest(key, names)}see conf/ for all keys")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the known word most like ``word``, empty when none is.
-
-    Example:
-        >>> nearest("ensemble.sise", ["ensemble.size", "seed"])
-        "did you mean 'ensemble.size'? "
-    """
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not close:  # a right last part under a wrong group
-        ends = {name.split(".")[-1]: name for name in names}
-        close = [
-            ends[end] for end in difflib.get_close_matches(word.split(".")[-1], list(ends), n=1, cutoff=0.7)
-        ]
-    return f"did you mean '{close[0]}'? " if close else ""
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
+from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build_ensemble
 

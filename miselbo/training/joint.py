@@ -13,9 +13,10 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
 from miselbo.bounds.sampled import ESTIMATORS, chosen
-from miselbo.ensemble import Ensemble, Frozen, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
+from miselbo.protocols import Frozen, latent_noise
 from miselbo.runs import checkpoints
 from miselbo.runtime.progress import EpochMeter
 from miselbo.training.callbacks import ResumePoint

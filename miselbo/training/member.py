@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from miselbo.ensemble import Ensemble, Frozen, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
 from miselbo.models.nvae.convs import shared_kernels
+from miselbo.protocols import Frozen, latent_noise
 from miselbo.training import objective
 from miselbo.training.parallel import collectives
 from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
@@ -49,7 +50,7 @@ class Objective:
 class MemberTraining(SplitsBatches):
     """Trains the last of ``members`` against ``target``; q_1 trains the target too.
 
-    From q_2 on the target and the other members given are :class:`~miselbo.ensemble.Frozen`: no gradients,
+    From q_2 on the target and the other members given are :class:`~miselbo.protocols.Frozen`: no gradients,
     batch norm in evaluation mode even when Lightning calls ``train()``.
 
     Args:

@@ -13,12 +13,12 @@ from PIL import Image
 
 from miselbo import pipeline
 from miselbo.data import ImageSpec
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.evaluation import sample as sampling
 from miselbo.models.hierarchical import HierarchicalDecoder
 from miselbo.models.nvae import batch_norms, readjusted
 from miselbo.models.nvae.cells import BottleneckOperation
+from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
 
 COLOUR = ImageSpec(3, 8, 8, "logistic_mixture")

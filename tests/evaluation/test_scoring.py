@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 from miselbo import bounds
 from miselbo.bounds import subsets
 from miselbo.data import ImageData, Images
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import scoring as evaluation
 from miselbo.evaluation.scoring import NetworkSource, forget_other_shards, score_all, shard_key
 from miselbo.evaluation.settings import Settings, doublings, make_grid, make_settings
 from miselbo.pipeline import stop_note, until_precise
+from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
 
 

@@ -10,13 +10,13 @@ import torch
 from official import MNIST, make
 
 from miselbo.data import ImageSpec
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.importers.nvlabs import export_checkpoints, load_checkpoints
 from miselbo.importers.nvlabs.each import SeparateTargets
 from miselbo.importers.nvlabs.names import duplicate_names, official_names
 from miselbo.models.nvae import Decoder, Encoder
 from miselbo.models.nvae.cells import ARCHITECTURES
+from miselbo.protocols import fingerprint
 
 RGB = ImageSpec(3, 32, 32, "logistic_mixture")
 SMALL_RGB = ImageSpec(3, 8, 8, "logistic_mixture")

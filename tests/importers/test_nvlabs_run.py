@@ -16,10 +16,10 @@ from official import edit, make, write
 from miselbo import bounds
 from miselbo.commands import cli
 from miselbo.data import digits
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.importers.nvlabs import load_checkpoints
 from miselbo.pipeline import run
+from miselbo.protocols import fingerprint
 from miselbo.runs import config
 from miselbo.runs.restore import restore
 

@@ -10,9 +10,10 @@ from torch import distributions as td
 
 from miselbo import bounds
 from miselbo.data.density import DensitySpec
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.models.classical import DensityTarget
+from miselbo.protocols import fingerprint
 
 
 def gauss(z):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
 from miselbo.models.classical import DensityTarget
 from miselbo.models.gaussian import Gaussian
+from miselbo.protocols import fingerprint
 from miselbo.runs.building import seeded
 
 TARGET = DensityTarget(lambda z: -z.square().sum(-1), shape=(3,))

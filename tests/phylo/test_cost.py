@@ -5,13 +5,13 @@ import pytest
 import torch
 from small_phylo import data, fitted
 
-from miselbo.ensemble import fingerprint
 from miselbo.evaluation.settings import make_settings
 from miselbo.phylo import cost as costs
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
+from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
 
 

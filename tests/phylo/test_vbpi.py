@@ -9,13 +9,14 @@ from phylo_models import FLOWS, KINDS, empty, ensemble, golden_model, golden_pai
 from small_phylo import data, fitted
 
 from miselbo import bounds
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment
 from miselbo.phylo.support import Support
 from miselbo.phylo.text.newick import inner_splits, parse_newick
 from miselbo.phylo.tree import edge_splits
 from miselbo.phylo.vbpi import PhyloSpec, Posterior, Vbpi
+from miselbo.protocols import fingerprint
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,8 +6,8 @@ import torch
 from omegaconf import OmegaConf
 
 from miselbo.data import ImageSpec
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
+from miselbo.protocols import fingerprint
 from miselbo.runs.building import build, build_ensemble, seeded
 from miselbo.runs.config import CONF, compose_config
 

@@ -9,8 +9,8 @@ import small
 import torch
 
 from miselbo import pipeline
-from miselbo.ensemble import fingerprint
 from miselbo.errors import InputError
+from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
 
 

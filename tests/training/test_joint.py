@@ -7,7 +7,7 @@ import runs
 import small
 import torch
 
-from miselbo.ensemble import fingerprint, latent_noise
+from miselbo.protocols import fingerprint, latent_noise
 from miselbo.runs import checkpoints
 from miselbo.training import joint
 from miselbo.training.joint import mixture_bound

@@ -7,8 +7,8 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision
 
 from miselbo.data import ImageData, Images
-from miselbo.ensemble import Frozen, fingerprint
 from miselbo.errors import TrainingDivergedError
+from miselbo.protocols import Frozen, fingerprint
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.member import MemberTraining, Objective
 

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from miselbo.ensemble import Ensemble, latent_noise
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import crop_image
 from miselbo.models.nvae.decoder import Decoder
@@ -25,6 +25,7 @@ from miselbo.models.nvae.fast.folding import FoldedCell
 from miselbo.models.nvae.fast.heads import JointHeads, clamped
 from miselbo.models.nvae.fast.scoring import Block, Known, Parts, Run, cut
 from miselbo.models.nvae.network_input import network_input
+from miselbo.protocols import latent_noise
 from miselbo.runtime.memory import out_of_memory
 
 CPU_BYTES = 128 * 2**20  # of a pass on a CPU: measured, fewer rows leave cores waiting, more gain nothing

@@ -3,7 +3,7 @@ import small
 import torch
 
 from miselbo.data import ImageSpec
-from miselbo.ensemble import Ensemble, fingerprint
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.models import nvae
 from miselbo.models.nvae.cells import ARCHITECTURES, Cell
@@ -12,6 +12,7 @@ from miselbo.models.nvae.fast.folding import FoldedCell
 from miselbo.models.nvae.fast.fused_conv import FusedConv2d
 from miselbo.models.nvae.fast.scoring import Run, cut
 from miselbo.models.nvae.fast.steps import Convolution
+from miselbo.protocols import fingerprint
 
 PADDED = ImageSpec(1, 6, 6, "bernoulli")
 

@@ -1,0 +1,230 @@
+"""Evaluation without a configuration: any target and members, or scores made elsewhere, to a :class:`Result`."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from miselbo import bounds
+from miselbo.ensemble import Ensemble
+from miselbo.errors import InputError
+from miselbo.evaluation.result import Result
+from miselbo.evaluation.scoring import Fitting, inference_form, score_all
+from miselbo.evaluation.settings import PIXELS_PER_PASS, Settings, make_grid
+from miselbo.evaluation.summary import write_results
+from miselbo.models.conditional import adopt
+from miselbo.protocols import fingerprint
+from miselbo.runtime.progress import Meter
+
+Weights = Tensor | Sequence[float] | None
+WEIGHTED = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd")
+
+
+class TensorSource:
+    """Scores of examples that are rows of one tensor.
+
+    Args:
+        ensemble: scored in the form it is given.
+        x: [N, ...]; None is one example of a density.
+        settings: of the evaluation.
+    """
+
+    def __init__(self, ensemble: Any, x: Tensor | None, settings: Settings):
+        self.x = torch.zeros(1, 0) if x is None else x
+        self.ensemble, self.settings = ensemble, settings
+        self.num_members, self.num_data = len(ensemble.members), len(self.x)
+        self.samples_per_pass = settings.samples_per_pass
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows [b] and examples of each batch."""
+        rows = torch.arange(self.num_data, device=self.x.device)
+        yield from zip(
+            rows.split(self.settings.batch_size), self.x.split(self.settings.batch_size), strict=True
+        )
+
+    def passes(self, index: Tensor, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The ensemble's scores."""
+        settings = self.settings
+        return self.ensemble.passes(batch, settings.num_samples, self.samples_per_pass, settings.seed, index)
+
+
+def evaluate(
+    target: Any,
+    members: Sequence[Any],
+    x: Tensor | None = None,
+    num_samples: int = 100,
+    *,
+    seed: int = 0,
+    grid: Sequence[int] | None = None,
+    batch_size: int = 100,
+    samples_per_pass: int | None = None,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    exact_modules: bool = False,
+) -> Result:
+    """Every bound of an ensemble and of its nested parts, with errors and a verdict, from one pass over the samples.
+
+    Args:
+        target: a :class:`~miselbo.protocols.Target`, or any callable ``log_joint(x, z)`` -> log p(x, z): x [B, ...] and
+            z [L, B, D...] give [L, B], nats. With ``x=None`` also any callable z -> log p(z).
+        members: :class:`~miselbo.protocols.Approximation` s, or callables ``x -> torch.distributions.Distribution`` of
+            batch shape [B] and event shape [D...]; with ``x=None`` distributions themselves, zuko's flows among them.
+        x: [N, ...] data, each row one example; None for a density.
+        num_samples: L, samples per member and example.
+        seed: key of the noise, which is a function of (seed, example, member, sample).
+        grid: the L' to report; 1, 2, 5, 10, ... up to L by default.
+        batch_size: examples scored at once.
+        samples_per_pass: samples of a member scored at once; by default as many as is fast.
+        folder: keep tables and finished batches here; the same call goes on from them. None keeps all in memory.
+        progress: show it, with the time left.
+        exact_modules: score with the modules as they are, not in the target's faster form.
+
+    Raises:
+        InputError: what is given does not fit together.
+
+    Example:
+        >>> import math
+        >>> prior = torch.distributions.Normal(0.0, 1.0)
+        >>> def log_joint(x, z):                            # z ~ N(0, 1), x | z ~ N(z, 1)
+        ...     return prior.log_prob(z[..., 0]) + torch.distributions.Normal(z[..., 0], 1.0).log_prob(x)
+        >>> def encoder(shift):
+        ...     def q(x):
+        ...         normal = torch.distributions.Normal(x[:, None] / 2 + shift, math.sqrt(0.5))
+        ...         return torch.distributions.Independent(normal, 1)
+        ...     return q
+        >>> result = evaluate(log_joint, [encoder(-0.1), encoder(0.1)], torch.linspace(-1, 1, 20), 50)
+        >>> result.bounds[["S", "L"]].tail(1).values.tolist()
+        [[2, 50]]
+        >>> exact = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(torch.linspace(-1, 1, 20)).mean()
+        >>> bool(abs(result.summary["headline"]["joint_bound"] - exact) < 0.01)
+        True
+    """
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if x is not None and (not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0):
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            f"x must be a tensor [N, ...] of at least one example, or None for a density; got {got}"
+        )
+    ensemble = Ensemble(*adopt(target, members, x is not None))
+    per_example = 1 if x is None else max(1, x[0].numel())
+    step = samples_per_pass or max(1, PIXELS_PER_PASS // (per_example * batch_size))
+    settings = Settings(
+        "test", num_samples, make_grid(grid, num_samples), batch_size, min(step, num_samples), None, seed
+    )
+    double = x is not None and x.dtype == torch.float64
+    scorer = ensemble if exact_modules or double else inference_form(ensemble, "float32")
+    source = TensorSource(scorer, x, settings)
+    protocol = {
+        "model": type(target).__name__
+        if hasattr(target, "draw")
+        else getattr(target, "__name__", "log_joint"),
+        "dataset": "x" if x is not None else "density",
+        "split": "given",
+        "seed": seed,
+        "fingerprint": fingerprint(ensemble),
+        "dtype": "float64" if double else "float32",
+    }
+    stamp = f"{protocol['fingerprint']} {_stamp(x)}"
+    return _results(source, settings, protocol, stamp, folder, progress)
+
+
+def evaluate_scores(
+    log_p: Any,
+    log_q: Any,
+    *,
+    grid: Sequence[int] | None = None,
+    weights: Weights = None,
+    batch_size: int = 100,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Result:
+    """The same from scores that were made elsewhere.
+
+    Args:
+        log_p: [N, S, L] array or tensor, log p(x_n, z_{s,l}), nats.
+        log_q: [N, S, L, S], log q_j(z_{s,l} | x_n).
+        grid: the L' to report.
+        weights: [S] of the mixture; adds ``summary["weighted"]``, the bounds at L under them.
+        batch_size: examples at once.
+        folder: as in :func:`evaluate`.
+        progress: as in :func:`evaluate`.
+
+    Raises:
+        InputError: a dtype, a shape, or values that no scores can have.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> log_p, log_q = generator.normal(size=(5, 2, 10)), generator.normal(size=(5, 2, 10, 2))
+        >>> row = evaluate_scores(log_p, log_q).bounds.iloc[-1]
+        >>> expected = bounds.miselbo(torch.from_numpy(log_p), torch.from_numpy(log_q)).mean()
+        >>> bool(abs(row["miselbo"] - expected) < 1e-9)
+        True
+    """
+    from miselbo.importers.arrays import ArraySource
+
+    with tempfile.TemporaryDirectory() as place:
+        for name, values in (("log_p", log_p), ("log_q", log_q)):
+            array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            np.save(Path(place, f"{name}.npy"), array)
+        source = ArraySource(Path(place), batch_size=batch_size)
+        samples = source.num_samples
+        settings = Settings("test", samples, make_grid(grid, samples), batch_size, samples, None, 0)
+        protocol = {
+            **source.protocol(),
+            "seed": 0,
+            "fingerprint": source.fingerprint,
+            "scores": "given arrays",
+        }
+        result = _results(source, settings, protocol, source.fingerprint, folder, progress)
+    if weights is not None:
+        result.summary["weighted"] = _weighted(log_p, log_q, weights)
+    return result
+
+
+def _weighted(log_p: Any, log_q: Any, weights: Weights) -> dict[str, Any]:
+    """Means over the examples of the bounds under given mixture weights, with standard errors over the data."""
+    p, q = (torch.as_tensor(np.asarray(values), dtype=torch.float64) for values in (log_p, log_q))
+    row: dict[str, Any] = {"weights": [float(w) for w in torch.as_tensor(weights)]}
+    for name in WEIGHTED:
+        values = bounds.jsd(q, weights) if name == "jsd" else getattr(bounds, name)(p, q, weights)
+        row[name] = float(values.mean())
+        row[f"{name}_se"] = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return row
+
+
+def _results(
+    source: Any, settings: Settings, protocol: dict[str, Any], stamp: str, folder: Any, progress: bool
+) -> Result:
+    """Score everything, write the tables into the folder or a passing one, and read them."""
+    if folder is not None:
+        place = Path(folder)
+        values = score_all(source, settings, place / "results" / "shards", stamp, progress)
+        write_results(values, settings, place, protocol, [], None)
+        return Result.read(place)
+    fitting, parts, done = Fitting(source, settings, None), [], 0
+    meter = Meter("evaluate", source.num_data, progress)
+    for index, batch in source.batches():
+        rows = slice(done, done + len(index))
+        parts.append(fitting.score(index, batch, rows))
+        done = rows.stop
+        meter.update(done)
+    meter.close()
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    with tempfile.TemporaryDirectory() as passing:
+        write_results(values, settings, Path(passing), protocol, [], None)
+        return Result.read(Path(passing))
+
+
+def _stamp(x: Tensor | None) -> str:
+    """Fingerprint of the data."""
+    if x is None:
+        return "no data"
+    module = torch.nn.Module()
+    module.register_buffer("x", x)
+    return fingerprint(module)

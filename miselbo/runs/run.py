@@ -1,0 +1,73 @@
+"""A finished run as an object: its configuration, ensemble, result and report."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from miselbo.errors import InputError
+from miselbo.runs import config
+
+if TYPE_CHECKING:
+    from miselbo.ensemble import Ensemble
+    from miselbo.evaluation.result import Result
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run in a folder; everything is read when it is asked for."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The resolved configuration it was started with."""
+        return config.load_folder(self.folder, [])
+
+    def data(self) -> Any:
+        """Its data module, set up."""
+        from miselbo.runs.building import build
+
+        data = build(self.config.dataset)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    def ensemble(self) -> "Ensemble":
+        """The trained members with their target, on the CPU, in evaluation mode."""
+        from miselbo.runs.restore import restore
+
+        return restore(self.config, self.data())
+
+    @property
+    def result(self) -> "Result":
+        """Tables, trust and summary of its evaluation."""
+        from miselbo.evaluation.result import Result
+
+        return Result.read(self.folder)
+
+    def report(self) -> Path:
+        """Write the report anew; returns the page's path."""
+        from miselbo import report
+
+        return report.write(self.folder)
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        InputError: the folder holds no run.
+
+    Example:
+        >>> load_run("no/such/folder")
+        Traceback (most recent call last):
+        ...
+        miselbo.errors.InputError: no/such/folder is no run folder...
+    """
+    folder = Path(path)
+    if not config.config_path(folder).is_file():
+        raise InputError(f"{folder} is no run folder: {config.config_path(folder)} does not exist")
+    return Run(folder)
