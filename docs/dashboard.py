@@ -24,7 +24,7 @@ from miselbo.report.style import (
     new_figure,
 )
 from miselbo.report.tables import NAMES
-from miselbo.wandb_file import WandbFile
+from miselbo.runs.wandb_file import WandbFile
 
 GAINS: dict[str, dict[str, Any]] = {
     "delta": {"color": BLUE, "marker": "o", "linestyle": "-"},

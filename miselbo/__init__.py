@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from miselbo import bounds as bounds
     from miselbo.ensemble import Ensemble as Ensemble
     from miselbo.errors import InputError as InputError
+    from miselbo.evaluation.finished import Run as Run
+    from miselbo.evaluation.finished import load_run as load_run
     from miselbo.evaluation.library import evaluate as evaluate
     from miselbo.evaluation.library import evaluate_scores as evaluate_scores
     from miselbo.evaluation.result import Result as Result
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from miselbo.protocols import Approximation as Approximation
     from miselbo.protocols import Target as Target
     from miselbo.runs.config import compose_config as compose_config
-    from miselbo.runs.run import Run as Run
-    from miselbo.runs.run import load_run as load_run
 
 __version__ = "0.1.0"
 _PLACES = {
@@ -27,13 +27,13 @@ _PLACES = {
     "Ensemble": "ensemble",
     "InputError": "errors",
     "Result": "evaluation.result",
-    "Run": "runs.run",
+    "Run": "evaluation.finished",
     "Target": "protocols",
     "compose_config": "runs.config",
     "evaluate": "evaluation.library",
     "evaluate_scores": "evaluation.library",
     "load_checkpoints": "importers.nvlabs",
-    "load_run": "runs.run",
+    "load_run": "evaluation.finished",
     "run": "pipeline",
 }
 __all__ = ["__version__", "bounds", *_PLACES]  # noqa: PLE0604

@@ -16,7 +16,7 @@ import matplotlib
 import pytest
 import runs
 
-from miselbo.wandb_file import finished
+from miselbo.runs.wandb_file import finished
 
 SMALL = ["model=gaussian", "dataset=u2", "ensemble.size=2", "model.objective.steps_per_epoch=2", "dataset.replicates=4",
          "trainer.max_epochs=2", "evaluation.num_samples=2", "trainer.accelerator=cpu"]  # fmt: skip

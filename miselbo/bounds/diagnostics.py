@@ -6,6 +6,7 @@ held fixed (:func:`monte_carlo_error`). Log-weights need not be normalised; all 
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -222,3 +223,25 @@ def _per_example(values: Tensor, name: str) -> Tensor:
     if values.ndim < 1 or len(values) == 0:
         raise InputError(f"{name} must be [N, ...] with N >= 1 data points, got shape {list(values.shape)}")
     return values.double()
+
+
+Z95 = 1.959964  # half the width of a 95% interval in standard errors
+
+
+def paired(name: str, differences: np.ndarray) -> dict[str, float]:
+    """``name``, ``name_se`` and the 95% interval ``name_low`` .. ``name_high`` of a mean of differences [N].
+
+    The differences are of two values of the same example, so the spread that both share does not count.
+
+    Example:
+        >>> {key: round(value, 2) for key, value in paired("gain", np.array([1.0, 3.0])).items()}
+        {'gain': 2.0, 'gain_se': 1.0, 'gain_low': 0.04, 'gain_high': 3.96}
+    """
+    mean = float(differences.mean())
+    error = float(standard_error(torch.from_numpy(differences)))
+    return {
+        name: mean,
+        f"{name}_se": error,
+        f"{name}_low": mean - Z95 * error,
+        f"{name}_high": mean + Z95 * error,
+    }

@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from miselbo import bounds
+from miselbo.bounds.diagnostics import paired
 from miselbo.errors import InputError
-from miselbo.evaluation.tables import paired
 
 FLOOR = 1e-7  # least weight during the fit, so that no mixture vanishes where a member is alone
 NEGLIGIBLE = 1e-4  # a fitted weight below this is reported as 0

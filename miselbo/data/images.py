@@ -208,9 +208,9 @@ class ImageData(pl.LightningDataModule):
 
     def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
         """Pictures for the report."""
-        from miselbo.evaluation.pictures import save_pictures
+        from miselbo.data.pictures import save_pictures
 
-        save_pictures(ensemble, self, settings, count, results / "images.npz")
+        save_pictures(ensemble, self, settings.split, settings.seed, count, results / "images.npz")
 
     def split(self, name: str) -> ImageSplit:
         """Images of ``"train"``, ``"validation"`` or ``"test"`` as evaluation sees them: binarised once.

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from miselbo.errors import InputError
-from miselbo.evaluation.tables import BOUNDS, write_csv, write_parquet
-from miselbo.runtime.files import write_json
+from miselbo.evaluation.tables import BOUNDS
+from miselbo.runtime.files import write_csv, write_json, write_parquet
 
 TABLES = (
     "bounds.csv",
@@ -122,7 +122,7 @@ class Result:
 def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    return pd.read_csv(path, float_precision="round_trip")
+    return pd.read_csv(path)
 
 
 def _cell(value: float, error: float) -> str:

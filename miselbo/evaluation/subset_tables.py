@@ -17,8 +17,10 @@ import pandas as pd
 import torch
 
 from miselbo.bounds import subsets
+from miselbo.bounds.diagnostics import paired
 from miselbo.bounds.weights import mixture_weights
-from miselbo.evaluation.tables import columns, paired, write_csv
+from miselbo.evaluation.tables import columns
+from miselbo.runtime.files import write_csv
 
 CRITERION = "miselbo"
 Subset = tuple[int, ...]

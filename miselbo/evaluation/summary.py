@@ -14,6 +14,7 @@ import torch
 import miselbo
 from miselbo.evaluation import subset_tables, tables
 from miselbo.evaluation.settings import Settings
+from miselbo.runtime import files
 from miselbo.runtime.files import write_json
 from miselbo.runtime.words import reword
 
@@ -80,13 +81,13 @@ def write_results(
         summary["trust"]["sentences"] = [reword(line, words) for line in summary["trust"]["sentences"]]
     if sections is not None:
         summary["sections"] = list(sections)
-    tables.write_csv(bounds, results / "bounds.csv")
-    tables.write_csv(members, results / "per_member.csv")
-    tables.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
-    tables.write_parquet(examples, results / "per_example.parquet")
+    files.write_csv(bounds, results / "bounds.csv")
+    files.write_csv(members, results / "per_member.csv")
+    files.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
+    files.write_parquet(examples, results / "per_example.parquet")
     if protocol.get("remark"):
         summary["trust"]["sentences"].insert(0, f"These numbers are {protocol['remark']}.")
-        tables.add_column(results, "remark", protocol["remark"])
+        files.add_column(results, "remark", protocol["remark"])
     write_json(results / "summary.json", summary)
     return summary
 

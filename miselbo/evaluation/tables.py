@@ -1,17 +1,14 @@
 """Result tables from per-example values: means over examples, errors over the data and over Monte Carlo apart."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from miselbo.bounds.diagnostics import monte_carlo_error, standard_error
-from miselbo.runtime.files import atomic
+from miselbo.bounds.diagnostics import monte_carlo_error, paired, standard_error
 
-Z95 = 1.959964  # half the width of a 95% interval in standard errors
 HEAVY_TAIL = 0.7  # Pareto k-hat above which a mean of weights is not to be trusted
 MOST_LISTED = 20
 BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
@@ -25,25 +22,6 @@ def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> 
     if f"{name}_var" in values:
         row[f"{name}_se_mc"] = float(monte_carlo_error(torch.from_numpy(values[f"{name}_var"][at])))
     return row
-
-
-def paired(name: str, differences: np.ndarray) -> dict[str, float]:
-    """``name``, ``name_se`` and the 95% interval ``name_low`` .. ``name_high`` of a mean of differences [N].
-
-    The differences are of two values of the same example, so the spread that both share does not count.
-
-    Example:
-        >>> {key: round(value, 2) for key, value in paired("gain", np.array([1.0, 3.0])).items()}
-        {'gain': 2.0, 'gain_se': 1.0, 'gain_low': 0.04, 'gain_high': 3.96}
-    """
-    mean = float(differences.mean())
-    error = float(standard_error(torch.from_numpy(differences)))
-    return {
-        name: mean,
-        f"{name}_se": error,
-        f"{name}_low": mean - Z95 * error,
-        f"{name}_high": mean + Z95 * error,
-    }
 
 
 def cell_trust(values: dict[str, np.ndarray], cell: tuple[int, int]) -> dict[str, float]:
@@ -111,27 +89,6 @@ def pairwise_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
     size = mean.shape[0]
     rows = [(i + 1, j + 1, mean[i, j], error[i, j]) for i in range(size) for j in range(size)]
     return pd.DataFrame(rows, columns=["member_i", "member_j", "jsd", "jsd_se"])
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically."""
-    with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False)
-
-
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically."""
-    with atomic(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def add_column(folder: Path, name: str, text: str) -> None:
-    """Add a column of one text to every table of a folder."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".csv":
-            write_csv(pd.read_csv(path, dtype=str, keep_default_na=False).assign(**{name: text}), path)
-        elif path.suffix == ".parquet":
-            write_parquet(pd.read_parquet(path).assign(**{name: text}), path)
 
 
 def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:

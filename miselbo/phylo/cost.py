@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo.costs import MEASURE, evaluation_seconds, shard_bytes
 from miselbo.ensemble import Ensemble
 from miselbo.evaluation.scoring import NetworkSource, scores_bytes
 from miselbo.evaluation.settings import Settings
@@ -19,6 +18,7 @@ from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
 from miselbo.phylo.training import MONITOR, Training
 from miselbo.runtime.counters import parameter_bytes, size_text
+from miselbo.training.cost import MEASURE, evaluation_seconds, shard_bytes
 
 
 def predict(

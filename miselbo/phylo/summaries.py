@@ -5,7 +5,6 @@ All come from N trees of every member. The mixture q_mix of the members weighs t
 its frequencies into estimates of the posterior (self-normalised importance sampling).
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,12 +151,3 @@ def save(ensemble: Any, seed: int, posterior: str | None, results: Path) -> None
         table.to_csv(temporary, index=False)
     write_text(results / "consensus.nwk", consensus_newick(tree, names) + "\n")
     write_json(results / "trees.json", {**found, "names": list(names), "consensus": list(tree.items())})
-
-
-def load(results: Path) -> dict[str, Any] | None:
-    """What :func:`save` wrote; None when it is not there."""
-    try:
-        found = json.loads((results / "trees.json").read_text())
-        return {**found, "table": pd.read_csv(results / "splits.csv")}
-    except (OSError, ValueError):
-        return None

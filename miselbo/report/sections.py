@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from miselbo.report import density, heading, pictures, plots, subset_parts, tables, texts
+from miselbo.report import density, heading, pictures, plots, subset_parts, tables, texts, trees
 from miselbo.report.folder import RunFolder
 from miselbo.report.tables import Table, fixed, plus_minus
 from miselbo.report.texts import paragraphs
@@ -247,10 +247,8 @@ def _density(run: RunFolder, footer: str) -> Section:
 
 
 def _trees(run: RunFolder, footer: str) -> Section:
-    from miselbo.phylo import summaries
-    from miselbo.report import trees
 
-    found = summaries.load(run.path / "results")
+    found = trees.load(run.path / "results")
     if found is None:
         return Section("trees", "Trees", note=_left_out(run, "results/trees.json"))
     alt = "Majority-rule consensus tree of the ensemble with the probabilities of its splits"

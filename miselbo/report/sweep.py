@@ -13,13 +13,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from miselbo.evaluation.tables import write_csv
 from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_html
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
 from miselbo.report.tables import NAMES, Table, fixed, plus_minus
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic, write_csv, write_text
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
 

@@ -1,11 +1,13 @@
 """The report's section on trees: the consensus drawn, split probabilities, the log marginal likelihood."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from miselbo.phylo.tree import bits
 from miselbo.report.style import BLUE, INK, new_figure
 from miselbo.report.tables import Table, fixed
 
@@ -52,8 +54,8 @@ def consensus_figure(found: dict[str, Any], footer: str) -> Figure:
     children: dict[int, list[int]] = {}
     top = {taxon: 1 << taxon for taxon in range(len(names))}
     for split in [*sorted(splits), root]:
-        children[split] = list(dict.fromkeys(top[taxon] for taxon in bits(split)))
-        top |= dict.fromkeys(bits(split), split)
+        children[split] = list(dict.fromkeys(top[taxon] for taxon in taxa_of(split)))
+        top |= dict.fromkeys(taxa_of(split), split)
     figure, (axis,) = new_figure(1.2 + 0.22 * len(names), footer=footer)
     rows = iter(range(len(names)))
     deepest = depth(children, root)
@@ -84,3 +86,22 @@ def consensus_figure(found: dict[str, Any], footer: str) -> Figure:
 def depth(children: dict[int, list[int]], node: int) -> int:
     """Levels of inner nodes below a node."""
     return 1 + max((depth(children, child) for child in children[node] if child in children), default=0)
+
+
+def taxa_of(split: int) -> list[int]:
+    """Numbers of the taxa on the side of a split that its bits name.
+
+    Example:
+        >>> taxa_of(0b1101)
+        [0, 2, 3]
+    """
+    return [taxon for taxon in range(split.bit_length()) if split >> taxon & 1]
+
+
+def load(results: Path) -> dict[str, Any] | None:
+    """What :func:`save` wrote; None when it is not there."""
+    try:
+        found = json.loads((results / "trees.json").read_text())
+        return {**found, "table": pd.read_csv(results / "splits.csv")}
+    except (OSError, ValueError):
+        return None

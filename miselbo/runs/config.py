@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from miselbo.errors import InputError, nearest
+from miselbo.importers.nvlabs.names import DECODERS
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 IMPORTERS = ("arrays", "nvlabs")
 TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report")
-DECODERS = ("tied", "first", "each")  # target=, of official checkpoints
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
     "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "logger", "report", "model.cost",

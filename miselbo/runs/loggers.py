@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
+from miselbo.data.grid import grid
 from miselbo.errors import InputError, Stopped
-from miselbo.evaluation.sample import grid
+from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.wandb import Key, WandbCurves, catch_up, on_dashboard
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
-from miselbo.training.callbacks import TidyMetrics
 
 
 class Loggers:

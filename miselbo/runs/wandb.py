@@ -14,7 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from miselbo.wandb_file import WandbFile
+from miselbo.runs.wandb_file import WandbFile
 
 Key = tuple[int, int, str]  # member, step, metric
 

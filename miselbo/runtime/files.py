@@ -5,7 +5,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -38,3 +41,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON types atomically, indented."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(frame: "pd.DataFrame", path: Path) -> None:
+    """Write a table atomically."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def write_parquet(frame: "pd.DataFrame", path: Path) -> None:
+    """Write a table atomically."""
+    with atomic(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def add_column(folder: Path, name: str, text: str) -> None:
+    """Add a column of one text to every table of a folder."""
+    import pandas as pd  # slow to import
+
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".csv":
+            write_csv(pd.read_csv(path, dtype=str, keep_default_na=False).assign(**{name: text}), path)
+        elif path.suffix == ".parquet":
+            write_parquet(pd.read_parquet(path).assign(**{name: text}), path)

@@ -7,13 +7,13 @@ import small
 import torch
 from torch import nn
 
-from miselbo import costs
 from miselbo.data import ImageData, Images
 from miselbo.evaluation.scoring import NetworkSource, score_batch
 from miselbo.evaluation.settings import Settings
 from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
 from miselbo.runtime import counters
+from miselbo.training import cost as costs
 from miselbo.training.member import Objective
 
 ZERO = 1e-9

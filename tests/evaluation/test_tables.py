@@ -9,6 +9,7 @@ import torch
 
 from miselbo.bounds.running import RunningBounds
 from miselbo.evaluation import tables
+from miselbo.runtime import files
 
 N, S, GRID = 7, 3, (1, 2, 4)
 
@@ -76,8 +77,8 @@ def test_pairwise_table(values):
 
 def test_written_tables_come_back_whole(tmp_path, values):
     frame = tables.example_table(values)
-    tables.write_csv(frame, tmp_path / "new" / "a.csv")
-    tables.write_parquet(frame, tmp_path / "new" / "a.parquet")
+    files.write_csv(frame, tmp_path / "new" / "a.csv")
+    files.write_parquet(frame, tmp_path / "new" / "a.parquet")
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "new" / "a.csv"), frame, check_dtype=False, rtol=1e-15
     )

@@ -72,7 +72,7 @@ def test_files_and_figure(ensemble, tmp_path):
     assert all(
         name.count(",") == 1 for name in pd.read_csv(tmp_path / "splits.csv")["split"]
     )  # smaller sides
-    from miselbo.phylo.summaries import load
+    from miselbo.report.trees import load
 
     found = load(tmp_path)
     assert "KL" in trees.text(found)[1] and trees.split_table(found).columns[-1] == "posterior"

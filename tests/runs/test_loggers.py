@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from miselbo import pipeline
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import loggers
+from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.loggers import Loggers
-from miselbo.training.callbacks import TidyMetrics
-from miselbo.wandb_file import finished
+from miselbo.runs.wandb_file import finished
 
 
 @pytest.fixture

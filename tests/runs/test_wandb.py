@@ -7,9 +7,9 @@ import pytest
 import runs
 
 from miselbo import pipeline
+from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.wandb import WandbCurves, catch_up, keys, on_dashboard, tidy_rows
-from miselbo.training.callbacks import TidyMetrics
-from miselbo.wandb_file import finished
+from miselbo.runs.wandb_file import finished
 
 OFFLINE = ["logger=wandb", "logger.mode=offline"]
 FAMILIES = {

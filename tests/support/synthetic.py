@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from miselbo.bounds import subsets
+from miselbo.bounds.diagnostics import paired
 from miselbo.evaluation import subset_tables
-from miselbo.evaluation.tables import paired
 
 GRID = (1, 2, 5, 10, 20, 50, 100)
 QUANTITIES = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")

@@ -11,7 +11,8 @@ import torch
 from miselbo import bounds, pipeline
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.checkpoints import load_ensemble
-from miselbo.training.callbacks import ResumePoint, TidyMetrics
+from miselbo.runs.curves import TidyMetrics
+from miselbo.training.callbacks import ResumePoint
 
 
 @pytest.fixture(scope="module", params=["vae", "nvae"])

@@ -14,8 +14,7 @@ from miselbo.commands.experiments.figure3 import normal_of
 from miselbo.commands.study import SubRun, bounds_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import expected_log_means, standard_normal_points
-from miselbo.evaluation.tables import write_csv
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic, write_csv, write_text
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 CASES: dict[str, dict[str, Any]] = {

@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 from miselbo.commands.study import PROJECT, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import midpoints
-from miselbo.evaluation.tables import write_csv
 from miselbo.runs import checkpoints
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic, write_csv, write_text
 
 ANCHORS = PROJECT / "experiments" / "5_1_1_ensembling" / "paper.csv"
 SIZES = {"u1": 2, "u2": 3, "u3": 3, "u4": 3}

@@ -14,15 +14,15 @@ import torch
 from omegaconf import DictConfig
 
 from miselbo import bounds
+from miselbo.bounds.diagnostics import Z95, paired
 from miselbo.commands.study import PROJECT, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation.tables import Z95, paired, write_csv
 from miselbo.phylo.published import score_both_ways
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build
 from miselbo.runs.restore import restore
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic, write_csv, write_text
 from miselbo.runtime.progress import Meter
 
 PAPER = PROJECT / "experiments" / "5_3_phylogenetics" / "paper.csv"

@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from miselbo.errors import InputError, MembersFailedError
 from miselbo.runs import checkpoints
+from miselbo.runs.curves import TidyMetrics
 from miselbo.runtime import locks
-from miselbo.training.callbacks import TidyMetrics
 from miselbo.training.parallel import side_by_side
 
 SETTINGS = ["ensemble.size=3", "report=false", "evaluation.num_pictures=0"]

@@ -10,12 +10,11 @@ A pass runs N = M x l x b rows: M members, l samples, b examples, members major.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import crop_image
 from miselbo.models.nvae.decoder import Decoder
@@ -32,7 +31,7 @@ CPU_BYTES = 128 * 2**20  # of a pass on a CPU: measured, fewer rows leave cores 
 
 
 def inference_form(
-    ensemble: Ensemble,
+    ensemble: Any,
     dtype: torch.dtype | None = None,
     memory: int | None = None,
     compiled: bool = False,

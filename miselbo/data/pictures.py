@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from miselbo.ensemble import Ensemble
-from miselbo.evaluation.settings import Settings
 from miselbo.protocols import evaluating, latent_noise
 from miselbo.runtime.files import atomic
 
 
 @torch.inference_mode()
-def save_pictures(ensemble: Ensemble, data: Any, settings: Settings, count: int, path: Path) -> None:
+def save_pictures(ensemble: Any, data: Any, split: str, seed: int, count: int, path: Path) -> None:
     """Write ``originals`` [N, C, H, W], ``reconstructions`` [S, N, C, H, W] and ``samples`` [2 N, C, H, W] to an npz.
 
     Reconstructions are mean images at one posterior sample of each member; nothing is written for a target that makes
@@ -23,18 +21,18 @@ def save_pictures(ensemble: Ensemble, data: Any, settings: Settings, count: int,
     if count < 1 or not hasattr(target, "sample_prior"):
         return
     device = next(ensemble.parameters()).device
-    batch = next(iter(data.evaluation_batches(settings.split, count)))
+    batch = next(iter(data.evaluation_batches(split, count)))
     x, index = batch["image"].to(device), batch["index"].to(device)
     first = torch.zeros(1, dtype=torch.int64, device=device)
     shapes = target.latent_shapes
     with evaluating(ensemble):
         reconstructions = []
         for s, member in enumerate(ensemble.members):
-            eps = latent_noise(shapes, settings.seed, index, s, first, x.dtype)
+            eps = latent_noise(shapes, seed, index, s, first, x.dtype)
             own = ensemble.target_of(s)
             reconstructions.append(own.image_mean(own.draw(x, member, member.encode(x), eps).logits))
         numbers = torch.arange(2 * count, device=device)
-        eps = latent_noise(shapes, settings.seed, numbers, len(ensemble.members), first, x.dtype)
+        eps = latent_noise(shapes, seed, numbers, len(ensemble.members), first, x.dtype)
         samples = target.sample_prior([part[0] for part in eps])
     arrays = {"originals": x, "reconstructions": torch.stack(reconstructions), "samples": samples}
     with atomic(path) as temporary, temporary.open("wb") as file:
