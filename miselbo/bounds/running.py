@@ -5,12 +5,9 @@ samples. Kept are sums over l in units of a running maximum (so log-weights of a
 log-weights for k-hat, and the values of finished grid points. Memory does not grow with L, apart from that
 tail of 3 sqrt(S L) values. Results agree with :mod:`miselbo.bounds` on the first S' members and L' samples.
 
-Monte Carlo variances are by the delta method; members draw independently. For L' draws of one member
-
-    var(log 1/L' sum_l w_l) ~= (mean(w^2) / mean(w)^2 - 1) / (L' - 1),
-
-the sample variance of w_l / mean(w) divided by L'. For functions of several means the linear influence of a
-draw stands in place of w_l / mean(w).
+Monte Carlo variances: members draw independently. Those of log-means (MISELBO, joint bound, IWELBO, Delta) are
+by the delete-one jackknife (:mod:`miselbo.bounds.jackknife`), which knows no ceiling where a few weights hold
+the sum; those of plain means are the sample variance over L'; slack's is by the delta method.
 
 Axes in shape comments: B examples, N = S nested ensembles, s the member that drew, j the member that scores.
 """
@@ -24,6 +21,7 @@ from torch import Tensor
 
 from miselbo import bounds
 from miselbo.bounds import diagnostics
+from miselbo.bounds.jackknife import Jackknife
 from miselbo.bounds.sums import PlainSums, ShareSums, Tail, WeightSums, sample_factor
 from miselbo.errors import InputError
 
@@ -107,8 +105,8 @@ class RunningBounds:
             A dictionary. For every nested ensemble and grid point, [B, S', L']:
 
             - ``miselbo``, ``joint_bound``, ``average_iwelbo``, ``average_elbo``, ``delta``, ``jsd``,
-              ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN at L' = 1, where one
-              draw cannot tell it);
+              ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN where unknown: at L' = 1,
+              with broken scores, where one weight is the whole sum);
             - ``ess``, ``max_weight`` and ``pareto_k`` of the joint bound's weights p / q_mix over all S' L'
               draws (k-hat is NaN below 25 draws);
             - ``non_finite``, how many of these draws are broken: NaN or +inf in log_p or in any of the S'
@@ -148,7 +146,8 @@ class _State:
 
         self.own = WeightSums(zeros(members))  # p / q_s
         self.mixture = WeightSums(zeros(members, members))  # p / q_mix, [B, N, s]
-        self.cross = zeros(members, members)  # sum_l of their product, [B, N, s]
+        self.pair_of = self.inside.nonzero(as_tuple=True)  # N and s of every row below
+        self.jackknife = Jackknife(zeros(len(self.pair_of[0])))  # both weights of member s's draws
         self.elbo = PlainSums(zeros(members))  # log p - log q_s
         self.divergence = PlainSums(zeros(members, members))  # log q_s - log q_mix, [B, N, s]
         self.shares = ShareSums(zeros(members, members), zeros(members, members, members))
@@ -165,9 +164,10 @@ class _State:
         log_mixture -= self.size.log()[:, None, None]
         log_w = log_p[:, None] - log_mixture
 
-        own_w, own_scale = self.own.add(log_p - own_q)
-        mixture_w, mixture_scale = self.mixture.add(log_w)
-        self.cross = self.cross * (own_scale[:, None] * mixture_scale) + (own_w[:, None] * mixture_w).sum(-1)
+        self.own.add(log_p - own_q)
+        self.mixture.add(log_w)
+        ensemble, member = self.pair_of
+        self.jackknife.add(log_w[:, ensemble, member], (log_p - own_q)[:, member])
         self.elbo.add(log_p - own_q)
         self.divergence.add(own_q[:, None] - log_mixture)
         self.pairs += bounds.log_ratio_to_pair(log_q).sum(2)
@@ -185,13 +185,6 @@ class _State:
     def values(self, n: int) -> dict[str, Tensor]:
         """Everything reported at a grid point of n samples: [B, N] or [B, s]."""
         own, mixture = self.own, self.mixture
-        own_var = sample_factor(n) * own.spread(n)
-        mixture_var = sample_factor(n) * mixture.spread(n)
-        # influence of a draw on log mean(w_mixture) - log mean(w_own): the difference of two terms of mean 1
-        products = n * self.cross / (mixture.first * own.first[:, None])
-        difference = mixture.relative_square(n) + own.relative_square(n)[:, None] - 2 * products
-        delta_var = sample_factor(n) * difference.clamp(min=0)
-
         strata = (mixture.log_sum() - math.log(n)).masked_fill(~self.inside, -math.inf)
         log_total = strata.logsumexp(-1, keepdim=True)
         miselbo = self._average(mixture.log_sum() - math.log(n))
@@ -199,16 +192,16 @@ class _State:
         # weights of stratum s relative to the total of all strata
         log_unit = mixture.peak.masked_fill(~self.inside, -math.inf) - log_total - math.log(n)
         unit = log_unit.exp()
-        first = (unit * mixture.first).where(self.inside, 0.0)
         second = (unit.square() * mixture.second).where(self.inside, 0.0)
+        mixture_var, own_var, delta_var, total_var = self._jackknife(n, strata)
         _, slack, slack_influence = self._responsibilities(n)
         return {
             "miselbo": miselbo,
             "miselbo_var": self._average(mixture_var) / self.size,
             "joint_bound": log_total.squeeze(-1) - self.size.log(),
-            "joint_bound_var": sample_factor(n) * n * (second - first.square() / n).clamp(min=0).sum(-1),
+            "joint_bound_var": total_var.where(self.inside, 0.0).sum(-1),
             "average_iwelbo": average_iwelbo,
-            "average_iwelbo_var": self._average(own_var[:, None]) / self.size,
+            "average_iwelbo_var": self._average(own_var) / self.size,
             "average_elbo": self._average(self.elbo.mean(n)[:, None]),
             "average_elbo_var": self._average(self.elbo.variance_of_mean(n)[:, None]) / self.size,
             "delta": miselbo - average_iwelbo,
@@ -222,7 +215,7 @@ class _State:
             "pareto_k": self._pareto_k(n),
             "non_finite": self.non_finite.clone(),
             "member_iwelbo": own.log_sum() - math.log(n),
-            "member_iwelbo_var": own_var,
+            "member_iwelbo_var": own_var.diagonal(dim1=1, dim2=2).clone(),
             "member_elbo": self.elbo.mean(n),
             "member_elbo_var": self.elbo.variance_of_mean(n),
             "member_ess": own.first.square() / own.second,
@@ -242,6 +235,21 @@ class _State:
         tail = self.tail.largest()
         k = [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(len(self.size))]
         return torch.stack(k, -1)
+
+    def _jackknife(self, n: int, strata: Tensor) -> list[Tensor]:
+        """Variances of log mean p / q_mix, p / q_s, their difference, and parts of the joint bound's: [B, N, s].
+
+        ``strata`` are the log-means of p / q_mix, -inf outside.
+        """
+        members = len(self.size)
+        itself = torch.eye(members, dtype=torch.bool, device=strata.device)
+        others = strata[:, :, None].masked_fill(itself, -math.inf)  # [B, N, s, the others]
+        ensemble, member = self.pair_of
+        dense = []
+        for rows in self.jackknife.variances(n, others[:, ensemble, member]):
+            dense.append(torch.full_like(strata, math.nan))
+            dense[-1][:, ensemble, member] = rows
+        return dense
 
     def _average(self, values: Tensor) -> Tensor:
         """Mean over the members of each nested ensemble: [B, N or 1, s] -> [B, N]."""

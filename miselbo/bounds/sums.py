@@ -22,25 +22,16 @@ class WeightSums:
         self.first = zeros
         self.second = zeros.clone()
 
-    def add(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Absorb log_w [..., l]; returns w in the new unit, and the old unit in terms of the new one."""
-        self.peak, scale = _raise_peak(self.peak, log_w.amax(-1))
-        w = (log_w - _unit(self.peak)[..., None]).exp()
+    def add(self, log_w: Tensor) -> None:
+        """Absorb log_w [..., l]."""
+        self.peak, scale = raise_peak(self.peak, log_w.amax(-1))
+        w = (log_w - unit_of(self.peak)[..., None]).exp()
         self.first = self.first * scale + w.sum(-1)
         self.second = self.second * scale.square() + w.square().sum(-1)
-        return w, scale
 
     def log_sum(self) -> Tensor:
         """log sum_l w."""
-        return self.first.log() + _unit(self.peak)
-
-    def relative_square(self, n: int) -> Tensor:
-        """mean(w^2) / mean(w)^2."""
-        return n * self.second / self.first.square()
-
-    def spread(self, n: int) -> Tensor:
-        """mean(w^2) / mean(w)^2 - 1, the squared coefficient of variation."""
-        return (self.relative_square(n) - 1).clamp(min=0)
+        return self.first.log() + unit_of(self.peak)
 
 
 class ShareSums:
@@ -53,8 +44,8 @@ class ShareSums:
 
     def add(self, log_y: Tensor) -> None:
         """Absorb log_y [B, N, j, s, l], which is overwritten."""
-        self.peak, scale = _raise_peak(self.peak, log_y.flatten(-2).amax(-1))
-        y = log_y.sub_(_unit(self.peak)[..., None, None]).exp_()
+        self.peak, scale = raise_peak(self.peak, log_y.flatten(-2).amax(-1))
+        y = log_y.sub_(unit_of(self.peak)[..., None, None]).exp_()
         self.first = self.first * scale[..., None] + y.sum(-1)
         y = y.flatten(-2)
         self.second = self.second * (scale[..., None] * scale[..., None, :]) + y @ y.mT
@@ -71,7 +62,7 @@ class PlainSums:
     def add(self, values: Tensor) -> None:
         """Absorb values [..., l]."""
         if self.origin is None:
-            self.origin = _unit(values[..., 0])
+            self.origin = unit_of(values[..., 0])
         shifted = values - self.origin[..., None]
         self.first = self.first + shifted.sum(-1)
         self.second = self.second + shifted.square().sum(-1)
@@ -107,12 +98,12 @@ class Tail:
         return log_w.topk(min(self.size, log_w.shape[-1]), sorted=False).values
 
 
-def _raise_peak(peak: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def raise_peak(peak: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The larger of both, and the old unit in terms of the new one (0 while nothing was summed)."""
     raised = torch.maximum(peak, seen)
-    return raised, (peak - _unit(raised)).exp()
+    return raised, (peak - unit_of(raised)).exp()
 
 
-def _unit(peak: Tensor) -> Tensor:
+def unit_of(peak: Tensor) -> Tensor:
     """The log of the unit that goes with a running maximum: the maximum, or 0 where it is not finite."""
     return peak.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from miselbo import bounds
 from miselbo.bounds import diagnostics
+from miselbo.bounds.jackknife import BUFFER, ORDER
 from miselbo.bounds.running import RunningBounds
 from miselbo.errors import InputError
 
@@ -159,17 +160,13 @@ def test_variances_are_those_of_repeated_runs():
 
 
 def test_variances_by_formula():
+    """Those of plain means and of slack; test_jackknife has the others."""
     log_p, log_q = scores(1, 2, 7)
     values = run(log_p, log_q, [1, 7])
     own = (log_p - bounds.own_density(log_q))[0].exp()
     mixture = (log_p - log_q.logsumexp(-1) + math.log(2))[0].exp()
-    own_relative, relative = own / own.mean(-1, keepdim=True), mixture / mixture.mean(-1, keepdim=True)
     divergence = (bounds.own_density(log_q) - log_q.logsumexp(-1))[0]
     expected = {
-        "miselbo": (relative.var(-1) / 7).sum() / 4,
-        "average_iwelbo": (own_relative.var(-1) / 7).sum() / 4,
-        "delta": ((relative - own_relative).var(-1) / 7).sum() / 4,
-        "joint_bound": ((mixture / mixture.mean()).var(-1) / 7).sum() / 4,
         "average_elbo": (own.log().var(-1) / 7).sum() / 4,
         "jsd": (divergence.var(-1) / 7).sum() / 4,
     }
@@ -179,7 +176,6 @@ def test_variances_by_formula():
     expected["slack"] = (influence.sum(-1).var(-1) / 7).sum() / 4
     for name, value in expected.items():
         assert values[f"{name}_var"][0, 1, 1].item() == pytest.approx(value.item(), rel=1e-9), name
-    torch.testing.assert_close(values["member_iwelbo_var"][0, :, 1], own_relative.var(-1) / 7)
     torch.testing.assert_close(values["member_elbo_var"][0, :, 1], own.log().var(-1) / 7)
 
 
@@ -296,8 +292,10 @@ def test_state_does_not_grow_with_the_number_of_samples():
     for _ in range(60):
         running.update(log_p, log_q)
         state = running._state
-        parts = [state, state.own, state.mixture, state.elbo, state.divergence, state.shares]
+        parts = [state, state.own, state.mixture, state.elbo, state.divergence, state.shares, state.jackknife]
         tensors = [*state.tail.pieces, *(value for part in parts for value in vars(part).values())]
+        tensors += [tensor for pair in state.jackknife.pieces for tensor in pair]
         sizes.append(sum(t.numel() for t in tensors if isinstance(t, torch.Tensor)))
-    limit = 2 * 3 * (4 * state.tail.size + 150) + 1000
+    rows = 2 * 3 * (BUFFER + (ORDER + 1) ** 2)  # with 2 weights a draw in each of 6 rows
+    limit = 2 * (3 * (4 * state.tail.size + 150) + 2 * rows) + 1000
     assert max(sizes) < limit

@@ -1,0 +1,145 @@
+r"""Delete-one jackknife variances of log-means from a stream of draws, memory constant in their number.
+
+For L draws of one member with normalised weights v_l, leaving draw l out changes the log-mean by
+
+    f_l = log(L / (L - 1)) + log(1 - v_l),     se^2 = (L - 1) / L sum_l (f_l - mean f)^2.
+
+A delta-method error of a log-mean cannot exceed 1 however bad the weights are; this one can. Up to ``BUFFER``
+draws are all kept. Beyond that the ``KEPT`` largest of every row are, and of the others the power sums of
+log(1 - v) = -v - v^2/2 - ...: a draw let go has v <= 2 / (KEPT + 1) then, and v only falls as more draws come.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from miselbo.bounds.sums import raise_peak, unit_of
+
+BUFFER, KEPT, ORDER = 256, 64, 8
+
+
+class Jackknife:
+    """Draws of rows [B, R] with two weights each: ``first`` (p / q_mix) and ``second`` (p / q_s)."""
+
+    def __init__(self, zeros: Tensor):
+        self.pieces: list[tuple[Tensor, Tensor]] = []
+        self.width = 0
+        # sum over the draws let go of first^i second^j, in units of the largest of each
+        self.powers = zeros.new_zeros(*zeros.shape, ORDER + 1, ORDER + 1)
+        self.first_peak = torch.full_like(zeros, -math.inf)
+        self.second_peak = self.first_peak.clone()
+        self.order = torch.arange(ORDER + 1, device=zeros.device, dtype=zeros.dtype)
+
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """Absorb log-weights [B, R, l] of the same draws."""
+        self.pieces.append((first, second))
+        self.width += first.shape[-1]
+        if self.width > BUFFER:
+            self._let_go()
+
+    def variances(self, n: int, log_rest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Variances after n draws: [B, R] each, NaN where unknown.
+
+        Args:
+            n: draws of each row so far.
+            log_rest: [B, R, R'] log-means of the other strata that are summed with that of a row, or -inf.
+
+        Returns:
+            Those of log mean first, log mean second, the difference of both, and the row's (stratum's) part
+            in that of log(sum of the strata's means).
+        """
+        first, second = self._kept()
+        if n < 2:
+            unknown = first.new_full(first.shape[:-1], math.nan)
+            return unknown, unknown, unknown, unknown
+        log_rest = log_rest.logsumexp(-1) + math.log(n - 1)
+        of_first = _Row(first, self._log_sum_let_go(0), None)
+        of_second = _Row(second, self._log_sum_let_go(1), None)
+        of_total = _Row(first, self._log_sum_let_go(0), log_rest)
+        a = self._series(self.first_peak - of_first.log_total)
+        b = self._series(self.second_peak - of_second.log_total)
+        t = self._series(self.first_peak - of_total.log_total)
+        none = torch.zeros_like(a)
+        return (
+            self._variance(n, of_first.change, a, none),
+            self._variance(n, of_second.change, none, b),
+            self._variance(n, of_first.change - of_second.change, a, -b),
+            self._variance(n, of_total.change, t, none),
+        )
+
+    def _variance(self, n: int, change: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """From log(1 - v) of the kept draws and the series a (in first) + b (in second) of the others."""
+        of_first, of_second = self.powers[..., :, 0], self.powers[..., 0, :]
+        total = _dot(a, of_first) + _dot(b, of_second)
+        square = _dot(_product(a, a), of_first) + _dot(_product(b, b), of_second)
+        low = self.order[:, None] + self.order <= ORDER
+        cross = (a[..., :, None] * b[..., None, :]).where(low, 0.0)
+        square = square + 2 * _dot(cross.flatten(-2), self.powers.flatten(-2))
+        mean = (change.sum(-1) + total) / n
+        others = n - change.shape[-1]
+        squares = (change - mean[..., None]).square().sum(-1)
+        squares = squares + (square - 2 * mean * total + others * mean.square()).clamp(min=0)
+        variance = (n - 1) / n * squares
+        return variance.masked_fill(~variance.isfinite(), math.nan)
+
+    def _series(self, log_unit: Tensor) -> Tensor:
+        """Coefficients of log(1 - v) in powers of v's share of the unit: [B, R, ORDER + 1]."""
+        powers = log_unit.exp()[..., None] ** self.order
+        return torch.cat([torch.zeros_like(powers[..., :1]), -powers[..., 1:] / self.order[1:]], -1)
+
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        if len(self.pieces) > 1:
+            firsts, seconds = zip(*self.pieces, strict=True)
+            self.pieces = [(torch.cat(firsts, -1), torch.cat(seconds, -1))]
+        return self.pieces[0]
+
+    def _log_sum_let_go(self, which: int) -> Tensor:
+        if which == 0:
+            return self.powers[..., 1, 0].log() + unit_of(self.first_peak)
+        return self.powers[..., 0, 1].log() + unit_of(self.second_peak)
+
+    def _let_go(self) -> None:
+        """Keep the draws that are the largest by either weight's share, move the others to the power sums."""
+        first, second = self._kept()
+        log_first = torch.logaddexp(first.logsumexp(-1), self._log_sum_let_go(0))
+        log_second = torch.logaddexp(second.logsumexp(-1), self._log_sum_let_go(1))
+        share = torch.fmax(first - unit_of(log_first)[..., None], second - unit_of(log_second)[..., None])
+        order = share.argsort(-1, descending=True)
+        first, second = first.gather(-1, order), second.gather(-1, order)
+        self.pieces, self.width = [(first[..., :KEPT].clone(), second[..., :KEPT].clone())], KEPT
+        first, second = first[..., KEPT:], second[..., KEPT:]
+        self.first_peak, first_scale = raise_peak(self.first_peak, first.amax(-1))
+        self.second_peak, second_scale = raise_peak(self.second_peak, second.amax(-1))
+        rows, columns = first_scale[..., None] ** self.order, second_scale[..., None] ** self.order
+        left = (first - unit_of(self.first_peak)[..., None]).exp()[..., None, :] ** self.order[:, None]
+        right = (second - unit_of(self.second_peak)[..., None]).exp()[..., None, :] ** self.order[:, None]
+        self.powers = self.powers * rows[..., :, None] * columns[..., None, :] + left @ right.mT
+
+
+class _Row:
+    """log(1 - w / total) of the kept draws, total = sum of all w of the row (+ rest): [B, R, kept]."""
+
+    def __init__(self, log_w: Tensor, log_let_go: Tensor, log_rest: Tensor | None):
+        log_other = log_let_go if log_rest is None else torch.logaddexp(log_let_go, log_rest)
+        largest = log_w.argmax(-1, keepdim=True)
+        log_without = log_w.scatter(-1, largest, -math.inf).logsumexp(-1)
+        log_without = torch.logaddexp(log_without, log_other)
+        self.log_total = torch.logaddexp(log_w.logsumexp(-1), log_other)
+        share = (log_w - self.log_total[..., None]).exp()
+        # the one share above 1/2 keeps its digits as the share of all the others
+        dominant = (log_without - self.log_total)[..., None]
+        self.change = torch.log1p(-share).where(share <= 0.5, dominant)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of products over the last axis; terms with nothing let go (0 there) or no coefficient are 0."""
+    return (x * y).where((x != 0) & (y != 0), 0.0).sum(-1)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Product of two power series, cut at ORDER."""
+    product = torch.zeros_like(a)
+    for i in range(ORDER + 1):
+        product[..., i:] += a[..., i, None] * b[..., : ORDER + 1 - i]
+    return product
