@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 import miselbo
-from miselbo.evaluation import subset_tables, tables
+from miselbo.evaluation import subset_tables, tables, trust
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime.files import write_json
 from miselbo.runtime.words import reword
@@ -69,7 +69,7 @@ def write_results(
             "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
         },
-        "trust": tables.trust(examples, headline),
+        "trust": trust.trust(examples, headline),
         "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
         "num_dims": num_dims,
         **subset_tables.write(values, settings.num_samples, results),

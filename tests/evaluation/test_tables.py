@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from miselbo.bounds.running import RunningBounds
-from miselbo.evaluation import tables
+from miselbo.evaluation import tables, trust
 
 N, S, GRID = 7, 3, (1, 2, 4)
 
@@ -151,7 +151,7 @@ def judged(means, sds, samples=30, change=None, count=40):
         change(log_p, log_q)
     values = scored(log_p, log_q, [samples])
     headline = tables.bounds_table(values, (samples,), 1.0).iloc[-1].to_dict()
-    return tables.trust(tables.example_table(values), headline)
+    return trust.trust(tables.example_table(values), headline)
 
 
 def broken(log_p, log_q):
