@@ -55,6 +55,7 @@ def write_results(
     passes = len(examples) * size * settings.num_samples
     summary = {
         "headline": headline,
+        "headline_finite": trust.finite_means(examples),
         "members": [
             {key: number(row[key]) for key in ("member", "iwelbo", "iwelbo_se", "iwelbo_se_mc") if key in row}
             for row in members[members["L"] == settings.num_samples].to_dict("records")

@@ -36,6 +36,8 @@ def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:
     k = examples["pareto_k"].dropna()
     bad = examples.loc[examples["non_finite"] > 0, "index"]
     shares = examples.filter(regex=r"^responsibility_\d+$").mean().dropna()
+    bounds = examples[["miselbo", "joint_bound"]].to_numpy(float)
+    infinite = examples.loc[~np.isfinite(bounds).all(1), "index"]
     found = {
         "share_pareto_k_above_0.7": float((k > HEAVY_TAIL).mean()) if len(k) else None,
         "k_unknown": len(examples) - len(k),
@@ -43,13 +45,61 @@ def trust(examples: pd.DataFrame, headline: dict[str, Any]) -> dict[str, Any]:
         "largest_responsibility": float(shares.max()) if len(shares) else None,
         "non_finite": len(bad),
         "non_finite_index": [int(index) for index in bad[:MOST_LISTED]],
+        "bound_non_finite": len(infinite),
+        "bound_non_finite_index": [int(index) for index in infinite[:MOST_LISTED]],
     }
     dominating = str(shares.idxmax()).removeprefix("responsibility_") if len(shares) else ""
-    sentences = [*_about_weights(found, headline), *_about_members(found, headline, dominating)]
+    sentences = [
+        *_about_bounds(examples, found),
+        *_about_weights(found, headline),
+        *_about_members(found, headline, dominating),
+    ]
+    names = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo")
+    lost = [name for name in names if name in headline and not _is_finite(headline[name])]
+    if lost and not sentences:
+        sentences.append(f"Not finite: {', '.join(lost)}; some draws lie outside the support of the model.")
     none = (
         "No warning: weights are finite, tails light where known, samples enough, members overlap and differ."
     )
     return {**found, "sentences": sentences or [none]}
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def finite_means(examples: pd.DataFrame) -> dict[str, float]:
+    """Means over the examples whose MISELBO and joint bound are finite, and how many these are; empty if all or none.
+
+    Example:
+        >>> finite_means(pd.DataFrame({"miselbo": [-1.0, -np.inf], "joint_bound": [-0.5, -np.inf]}))
+        {'miselbo': -1.0, 'joint_bound': -0.5, 'num_data': 1}
+    """
+    bounds = examples[["miselbo", "joint_bound"]]
+    kept = bounds[np.isfinite(bounds.to_numpy(float)).all(1)]
+    if len(kept) in (0, len(bounds)):
+        return {}
+    means = {str(name): float(value) for name, value in kept.mean().items()}
+    return {**means, "num_data": len(kept)}
+
+
+def _about_bounds(examples: pd.DataFrame, found: dict[str, Any]) -> list[str]:
+    """Examples whose bound itself is not finite."""
+    count = found["bound_non_finite"]
+    if not count:
+        return []
+    listed = ", ".join(map(str, found["bound_non_finite_index"])) + (", ..." if count > MOST_LISTED else "")
+    means = finite_means(examples)
+    rest = (
+        f"Over the other {means['num_data']} examples the mean MISELBO is {means['miselbo']:.4f} and the mean joint "
+        f"bound {means['joint_bound']:.4f}."
+        if means
+        else "No example has a finite bound."
+    )
+    return [
+        f"Non-finite bound: example index {listed} ({count} of {len(examples)}) has a bound of -inf or NaN, as where "
+        f"all its draws lie outside the support of the model, so the mean is not finite. {rest}"
+    ]
 
 
 def _about_weights(found: dict[str, Any], headline: dict[str, Any]) -> list[str]:
