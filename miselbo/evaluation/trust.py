@@ -121,15 +121,17 @@ def _about_weights(found: dict[str, Any], headline: dict[str, Any]) -> list[str]
             "their bounds, and the Monte Carlo errors are too small. The bounds still are lower bounds in "
             "expectation; raise evaluation.num_samples, or train the members longer."
         )
-    if samples > 1 and found["median_ess"] is not None and found["median_ess"] < 10:
+    if samples > 1 and found["median_ess"] is not None and found["median_ess"] < min(10, 0.5 * draws):
         sentences.append(
             f"Too few samples: the median effective sample size is {found['median_ess']:.1f} of {draws} draws, "
             "so each bound rests on a few of them; raise evaluation.num_samples."
         )
     delta, error = headline.get("delta"), headline.get("delta_se_mc")
-    if headline["S"] > 1 and delta is not None and error is not None and error > abs(delta):
+    round_off = 1e-12 * max(1.0, abs(headline.get("miselbo") or 0.0))
+    open_sign = delta is not None and abs(delta) > round_off
+    if headline["S"] > 1 and open_sign and delta is not None and error is not None and error > abs(delta) / 2:
         sentences.append(
-            f"Too few samples for Delta: its Monte Carlo error ({error:.2g}) is larger than Delta itself "
+            f"Too few samples for Delta: its Monte Carlo error ({error:.2g}) is more than half of Delta "
             f"({delta:.2g}), so even its sign is open; raise evaluation.num_samples or evaluation.num_examples, or "
             "read Delta at a smaller L."
         )
@@ -150,7 +152,14 @@ def _about_members(found: dict[str, Any], headline: dict[str, Any], dominating: 
             "cost MISELBO through their equal weights (slack). Compare the joint bound and the mixture weights, and "
             "train the others longer or leave them out."
         )
-    if jsd < 0.01:
+    jsd_error = headline.get("jsd_se_mc")
+    if jsd_error is not None and jsd < -3 * jsd_error and jsd < -1e-9:
+        sentences.append(
+            f"Impossible JSD: {jsd:.3f} is more than 3 Monte Carlo errors ({jsd_error:.3f}) below 0, which no "
+            "divergence is, so log_q cannot be that of the members that drew: look at the order of its axes, or whether "
+            "it was computed at another x."
+        )
+    elif jsd < 0.01:
         sentences.append(
             "The members have collapsed to nearly one approximation (JSD near 0): scored as one mixture they are "
             "hardly better than one alone. Give them other seeds, other architectures or less shared training."

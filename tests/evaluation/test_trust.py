@@ -48,3 +48,22 @@ def test_an_infinite_bound_names_its_example_and_the_mean_of_the_others():
 @pytest.mark.parametrize("value", [-math.inf, math.nan, None])
 def test_no_headline_that_is_not_finite_stands_beside_no_warning(name, value):
     assert "No warning" not in said({name: value})
+
+
+@pytest.mark.parametrize(
+    ("headline", "columns", "word", "fires"),
+    [
+        ({"jsd": -0.103, "jsd_se_mc": 0.026}, {}, "log_q cannot be", True),
+        ({"jsd": -0.103, "jsd_se_mc": 0.026}, {}, "collapsed", False),
+        ({"jsd": -0.05, "jsd_se_mc": 0.026}, {}, "log_q cannot be", False),
+        ({"jsd": 0.001, "jsd_se_mc": 0.001}, {}, "collapsed", True),
+        ({"jsd": -1e-17, "jsd_se_mc": 0.0}, {}, "log_q cannot be", False),
+        ({"S": 1, "L": 5}, {"ess": 5.0}, "rests on a few", False),
+        ({}, {"ess": 5.0}, "rests on a few", True),
+        ({"delta": 8e-17, "delta_se_mc": 1e-16}, {}, "sign is open", False),
+        ({"delta": 0.2, "delta_se_mc": 0.11}, {}, "sign is open", True),
+        ({"delta": 0.2, "delta_se_mc": 0.09}, {}, "sign is open", False),
+    ],
+)
+def test_verdicts(headline, columns, word, fires):
+    assert (word in said(headline, **columns)) == fires
