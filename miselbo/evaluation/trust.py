@@ -129,7 +129,7 @@ def _about_weights(found: dict[str, Any], headline: dict[str, Any]) -> list[str]
     delta, error = headline.get("delta"), headline.get("delta_se_mc")
     round_off = 1e-12 * max(1.0, abs(headline.get("miselbo") or 0.0))
     open_sign = delta is not None and abs(delta) > round_off
-    if headline["S"] > 1 and open_sign and delta is not None and error is not None and error > abs(delta) / 2:
+    if headline["S"] > 1 and open_sign and error is not None and error > abs(delta) / 2:
         sentences.append(
             f"Too few samples for Delta: its Monte Carlo error ({error:.2g}) is more than half of Delta "
             f"({delta:.2g}), so even its sign is open; raise evaluation.num_samples or evaluation.num_examples, or "
@@ -156,7 +156,7 @@ def _about_members(found: dict[str, Any], headline: dict[str, Any], dominating: 
     if jsd_error is not None and jsd < -3 * jsd_error and jsd < -1e-9:
         sentences.append(
             f"Impossible JSD: {jsd:.3f} is more than 3 Monte Carlo errors ({jsd_error:.3f}) below 0, which no "
-            "divergence is, so log_q cannot be that of the members that drew: look at the order of its axes, or whether "
+            "divergence is, so log_q cannot be that of the members that drew: look at its axes, or whether "
             "it was computed at another x."
         )
     elif jsd < 0.01:
