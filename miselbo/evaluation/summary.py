@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 import miselbo
-from miselbo.evaluation import subset_tables, tables
+from miselbo.evaluation import subset_tables, tables, trust
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import files
 from miselbo.runtime.files import write_json
@@ -56,6 +56,7 @@ def write_results(
     passes = len(examples) * size * settings.num_samples
     summary = {
         "headline": headline,
+        "headline_finite": trust.finite_means(examples),
         "members": [
             {key: number(row[key]) for key in ("member", "iwelbo", "iwelbo_se", "iwelbo_se_mc") if key in row}
             for row in members[members["L"] == settings.num_samples].to_dict("records")
@@ -70,7 +71,7 @@ def write_results(
             "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
         },
-        "trust": tables.trust(examples, headline),
+        "trust": trust.trust(examples, headline),
         "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
         "num_dims": num_dims,
         **subset_tables.write(values, settings.num_samples, results),

@@ -163,12 +163,15 @@ def _leave_out_far_limit(axis: Axes, examples: pd.DataFrame, most: float) -> Non
 
 def _fit_means(axis: Axes, every: pd.DataFrame, full: pd.DataFrame) -> None:
     """Limits around the points and the origin; L beside the points of the full ensemble, where it fits."""
+    every = every[np.isfinite(every[["delta", "jsd"]]).all(axis=1)]
+    if every.empty:
+        return
     ends = [min(0.0, every["delta"].min()), max(every["delta"].max(), every["jsd"].max(), 1e-3)]
     margin = 0.08 * (ends[1] - ends[0])
     axis.set_xlim(min(0.0, every["jsd"].min()) - margin, 1.25 * every["jsd"].max() + margin)
     axis.set_ylim(ends[0] - margin, ends[1] + margin)
     last = math.inf
-    for _, row in full.iterrows():
+    for _, row in full[np.isfinite(full[["delta", "jsd"]]).all(axis=1)].iterrows():
         if abs(last - row["delta"]) > 0.9 * margin:
             axis.annotate(
                 f"L = {row['L']:.0f}", (row["jsd"], row["delta"]), (9, 0), textcoords="offset points",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from miselbo.bounds.running import RunningBounds
-from miselbo.evaluation import tables
+from miselbo.evaluation import tables, trust
 from miselbo.runtime import files
 
 N, S, GRID = 7, 3, (1, 2, 4)
@@ -152,7 +152,7 @@ def judged(means, sds, samples=30, change=None, count=40):
         change(log_p, log_q)
     values = scored(log_p, log_q, [samples])
     headline = tables.bounds_table(values, (samples,), 1.0).iloc[-1].to_dict()
-    return tables.trust(tables.example_table(values), headline)
+    return trust.trust(tables.example_table(values), headline)
 
 
 def broken(log_p, log_q):
@@ -167,7 +167,7 @@ def all_broken(log_p, log_q):
 @pytest.mark.parametrize(
     ("means", "sds", "options", "words"),
     [
-        ((-1.2, 1.2), (1.0, 1.0), {}, ["No warning"]),
+        ((-1.2, 1.2), (1.0, 1.0), {"samples": 100}, ["No warning"]),
         ((0.0,), (1.2,), {}, ["No warning"]),
         ((-0.7, 0.7), (0.4, 0.4), {"samples": 400}, ["Heavy tails: ", "evaluation.num_samples"]),
         ((-1.2, 1.2), (1.0, 1.0), {"samples": 4}, ["Too few samples: the median", "of 8 draws"]),
