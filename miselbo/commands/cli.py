@@ -137,7 +137,9 @@ def search(arguments: list[str], plain: list[str]) -> list[str]:
             raise InputError(f"--config-dir {given}: no such folder; expected one with dataset/, model/, ...")
         places.append(f"file://{Path(given).absolute()}")
     own = Path("conf").absolute()
-    lists = [override.value() for override in config.parse([word for word in plain if is_searchpath(word)])]
+    lists: list[Any] = [
+        override.value() for override in config.parse([word for word in plain if is_searchpath(word)])
+    ]
     if lists and not isinstance(lists[-1], list):
         raise InputError(
             f"hydra.searchpath must list places, as in 'hydra.searchpath=[file://DIR]', got {lists[-1]}"
