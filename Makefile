@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraint
 
 install: $(VENV)/.dev
 
-$(VENV)/.run: setup.cfg constraints.txt
+$(VENV)/.run: setup.cfg setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e .

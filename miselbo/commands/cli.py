@@ -1,13 +1,14 @@
 """The command line: bad input ends with one line and exit status 2, a killed run goes on with the same command."""
 
 import sys
-from collections.abc import Callable
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,14 +23,16 @@ from miselbo.training.parallel import slurm as srun
 FROM_FOLDER = ("evaluate", "report", "export", "sample")
 
 
-def main(hydra_job: Callable[[], None]) -> None:
-    """Check the arguments, then run: the tasks in ``FROM_FOLDER`` from a run folder alone, else through Hydra.
+def main() -> None:
+    """The command ``miselbo``, also ``python -m miselbo`` and ``python run.py``.
+
+    Check the arguments, then run: the tasks in ``FROM_FOLDER`` from a run folder alone, else through Hydra.
 
     SIGTERM and the end of ``trainer.max_time`` end it with status :data:`miselbo.runtime.stopping.STATUS`.
     """
     try:
         with stopping.watching():
-            start(hydra_job)
+            start()
     except InputError as error:
         fail(error)
     except TrainingDivergedError as error:
@@ -42,9 +45,13 @@ def main(hydra_job: Callable[[], None]) -> None:
         sys.exit(stopping.STATUS)
 
 
-def start(hydra_job: Callable[[], None]) -> None:
+def start() -> None:
     """What :func:`main` runs."""
+    sys.argv[1:] = without_hyphens(sys.argv[1:])
     plain = overrides(sys.argv[1:])
+    check_hydra(config.parse(plain))
+    added = search(sys.argv[1:], plain)
+    plain = [word for word in plain if not is_searchpath(word)]
     values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
     if values.get("task") == "fit_member" and is_sweep(sys.argv[1:]):
         raise InputError(
@@ -61,13 +68,95 @@ def start(hydra_job: Callable[[], None]) -> None:
             raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
         execute(config.load_folder(Path(str(values["run_dir"])), plain))
     else:
-        added = official_dataset(values)
-        config.check_overrides([*plain, *added])
+        official = official_dataset(values)
+        added += official
+        config.check_overrides([*plain, *official])
         if is_sweep(sys.argv[1:]):
             added += sweeps.folder_overrides(config.parse(plain))
         last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
         sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
         hydra_job()
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
+def hydra_job(cfg: DictConfig) -> None:
+    """Hydra's job: the configuration is composed."""
+    job(cfg)
+
+
+def without_hyphens(arguments: list[str]) -> list[str]:
+    """``--key=value``, as ``wandb agent`` writes it, becomes ``key=value``; Hydra's own flags stay.
+
+    Example:
+        >>> without_hyphens(["--seed=1", "--cfg=job", "-m", "model=vae"])
+        ['seed=1', '--cfg=job', '-m', 'model=vae']
+    """
+    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    return [
+        word[2:]
+        if word.startswith("--")
+        and "=" in word
+        and not any(flag.startswith(word.split("=")[0]) for flag in flags)
+        else word
+        for word in arguments
+    ]
+
+
+def check_hydra(given: list[Override]) -> None:
+    """Refuse Hydra's keys that would silently do nothing.
+
+    Raises:
+        InputError: for ``hydra.run.dir``.
+    """
+    for override in given:
+        if override.key_or_group == "hydra.run.dir":
+            value = override.get_value_element_as_str()
+            raise InputError(
+                f"hydra.run.dir is not used here, set run_dir= (got hydra.run.dir={value}: write run_dir={value})"
+            )
+
+
+def is_searchpath(argument: str) -> bool:
+    """Whether an argument is Hydra's ``hydra.searchpath=[...]``."""
+    return argument.lstrip("+").startswith("hydra.searchpath=")
+
+
+def search(arguments: list[str], plain: list[str]) -> list[str]:
+    """Tell :mod:`miselbo.runs.config` where Hydra looks: ``--config-dir``, ``hydra.searchpath``, ``./conf``.
+
+    Returns:
+        The override that makes Hydra look into ``./conf`` as well, when there is one with a group of miselbo.
+
+    Raises:
+        InputError: a folder is not there, or ``hydra.searchpath`` is no list.
+    """
+    places, added = [], []
+    given = get_args_parser().parse_known_args(arguments)[0].config_dir
+    if given is not None:
+        if not Path(given).is_dir():
+            raise InputError(f"--config-dir {given}: no such folder; expected one with dataset/, model/, ...")
+        places.append(f"file://{Path(given).absolute()}")
+    own = Path("conf").absolute()
+    lists: list[Any] = [
+        override.value() for override in config.parse([word for word in plain if is_searchpath(word)])
+    ]
+    if lists and not isinstance(lists[-1], list):
+        raise InputError(
+            f"hydra.searchpath must list places, as in 'hydra.searchpath=[file://DIR]', got {lists[-1]}"
+        )
+    for place in map(str, lists[-1] if lists else []):
+        if place.startswith("file://") and not Path(place[7:]).is_dir():
+            raise InputError(
+                f"hydra.searchpath: no such folder {place[7:]}; expected one with dataset/, model/, ..."
+            )
+        places.append(place)
+    if not lists and own.is_dir() and not own.samefile(config.CONF):
+        groups = {folder.name for folder in config.CONF.iterdir() if folder.is_dir()}
+        if any((own / group).is_dir() for group in groups):
+            places.append(f"file://{own}")
+            added = config.searchpath(places[-1:])
+    config.search_in(places)
+    return added
 
 
 def alone(values: dict[str, Any]) -> bool:
@@ -89,7 +178,7 @@ def official_dataset(values: dict[str, Any]) -> list[str]:
     from miselbo.importers.nvlabs.args import dataset_choice  # imports torch
 
     first = str(given[0] if isinstance(given, list) else given)
-    found = dataset_choice(first, [path.stem for path in (config.CONF / "dataset").glob("*.yaml")])
+    found = dataset_choice(first, config.known_choices("dataset"))
     return [f"dataset={found}"] if found else []
 
 
@@ -117,12 +206,12 @@ def overrides(arguments: list[str]) -> list[str]:
 
 def job(cfg: DictConfig) -> None:
     """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report."""
-    hydra = HydraConfig.get()
+    settings = HydraConfig.get()
     if srun.number(cfg) > 0:
-        follow(cfg, hydra.mode == RunMode.MULTIRUN)
+        follow(cfg, settings.mode == RunMode.MULTIRUN)
         return
     with srun.leading(cfg):
-        lead(cfg, hydra)
+        lead(cfg, settings)
 
 
 def follow(cfg: DictConfig, sweep: bool) -> None:
@@ -136,16 +225,18 @@ def follow(cfg: DictConfig, sweep: bool) -> None:
             sys.exit(1)
 
 
-def lead(cfg: DictConfig, hydra: Any) -> None:
+def lead(cfg: DictConfig, settings: Any) -> None:
     """A job of the run's own process."""
-    if hydra.mode == RunMode.MULTIRUN:
+    if settings.mode == RunMode.MULTIRUN:
         if current_process().name.startswith("Loky"):  # a worker of the joblib launcher
             processes.follow_parent()
-        folder, sweep = (Path(place).absolute() for place in (hydra.runtime.output_dir, hydra.sweep.dir))
-        sweeps.run_job(cfg, folder, sweep, list(hydra.overrides.task), execute)
+        folder, sweep = (
+            Path(place).absolute() for place in (settings.runtime.output_dir, settings.sweep.dir)
+        )
+        sweeps.run_job(cfg, folder, sweep, list(settings.overrides.task), execute)
         return
     try:
-        named = any(override.startswith("run_dir=") for override in hydra.overrides.task)
+        named = any(override.startswith("run_dir=") for override in settings.overrides.task)
         folder = Path(str(cfg.run_dir)).expanduser().absolute()
         if cfg.importer is not None and not named:
             folder = config.import_folder(cfg).absolute()

@@ -22,7 +22,8 @@ from miselbo.runs import config
 from miselbo.runtime.processes import end, follow_parent
 from miselbo.runtime.progress import Meter
 
-PROJECT = config.CONF.parent
+# folders with the papers' values; a wheel carries them as miselbo.published (results go below the current folder)
+PUBLISHED = config.PACKAGE / "published" if config.INSTALLED else config.PACKAGE.parent / "experiments"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def inherited(cfg: DictConfig) -> list[str]:
         f"trainer.accelerator={cfg.trainer.accelerator}",
         "trainer.enable_progress_bar=false",
         "report=false",
+        *config.searchpath(config.SEARCHED),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
@@ -19,7 +20,10 @@ from miselbo.importers.nvlabs.names import DECODERS
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel carries the top-level conf/ as miselbo.conf
+CONF = PACKAGE / "conf" if INSTALLED else PACKAGE.parent / "conf"
+SEARCHED: list[str] = []  # where Hydra looks beside CONF, set by search_in
 IMPORTERS = ("arrays", "nvlabs")
 TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report")
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
@@ -89,18 +93,48 @@ def parse(arguments: list[str]) -> list[Override]:
         ) from None
 
 
+def searchpath(places: Iterable[str]) -> list[str]:
+    """Hydra's override that makes it look into more folders than ``conf/``; none without places.
+
+    Example:
+        >>> searchpath(["file:///data/conf"]), searchpath([])
+        (["hydra.searchpath=['file:///data/conf']"], [])
+    """
+    quoted = ["'" + place.replace("'", "\\'") + "'" for place in places]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
+
+
+def search_in(places: Iterable[str]) -> None:
+    """From here on this process composes configurations with these places too, as Hydra writes them (``file://DIR``)."""
+    SEARCHED[:] = places
+
+
+def known_choices(group: str = "") -> list[str]:
+    """Files of a group in ``conf/`` and in all places of :func:`search_in`; of the empty group, the groups."""
+    kind = ObjectType.CONFIG if group else ObjectType.GROUP
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            return list(loader.get_group_options(group, kind, "config", searchpath(SEARCHED)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"cannot read the folders of configurations: {str(error).splitlines()[0]}") from None
+    finally:
+        GlobalHydra.instance().clear()
+
+
 def check_overrides(arguments: list[str]) -> None:
     """Refuse unknown keys and groups, naming the nearest known one, before Hydra starts.
 
     Raises:
         InputError: an unknown key or an unknown choice of a group.
     """
-    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    groups = set(known_choices()) - {"hydra"}
     overrides = [o for o in parse(arguments) if o.key_or_group.split(".")[0].split("/")[0] != "hydra"]
     chosen = [o for o in overrides if o.key_or_group in groups]
     for override in chosen:
         check_choices(override)
-    known = compose_config([f"{o.key_or_group}={choices(o)[0]}" for o in chosen])
+    known = compose_config([f"{choice_prefix(o)}{o.key_or_group}={choices(o)[0]}" for o in chosen])
     names = flatten(known)
     for override in overrides:
         if override.key_or_group in groups:
@@ -108,6 +142,11 @@ def check_overrides(arguments: list[str]) -> None:
         if override.key_or_group not in names:
             raise unknown_key(override.key_or_group, [*names, *groups])
         check_kind(override, names[override.key_or_group])
+
+
+def choice_prefix(override: Override) -> str:
+    """The plus of ``+group=choice``, for a group that ``conf/`` lacks."""
+    return "+" if override.is_add() and not (CONF / override.key_or_group).is_dir() else ""
 
 
 def check_kind(override: Override, default: Any) -> None:
@@ -146,12 +185,16 @@ def choices(override: Override) -> list[str]:
 
 
 def check_choices(override: Override) -> None:
-    """Every choice of a group must be a file in its folder."""
-    known = sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml"))
+    """Every choice of a group must be a file in its folder, and a group cannot be left out."""
+    group = override.key_or_group
+    known = known_choices(group)
+    if override.is_delete():
+        hint = "logger=csv writes local files only" if group == "logger" else f"known are {', '.join(known)}"
+        raise InputError(f"~{group}: {group} cannot be left out; write {group}=<name> instead ({hint})")
     for choice in choices(override):
-        if choice not in known and not (choice == "null" and override.key_or_group == "experiment"):
+        if choice not in known and not (choice == "null" and group == "experiment"):
             raise InputError(
-                f"unknown {override.key_or_group}={choice}; {nearest(choice, known)}known are {', '.join(known)}"
+                f"unknown {group}={choice}; {nearest(choice, known)}known are {', '.join(known)}"
             )
 
 
@@ -164,7 +207,8 @@ def compose_config(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=overrides)
+            own = any(word.startswith("hydra.searchpath=") for word in overrides)
+            return compose("config", overrides=[*overrides, *([] if own else searchpath(SEARCHED))])
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"cannot compose the configuration: {str(error).splitlines()[0]}") from None
     finally:

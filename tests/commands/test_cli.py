@@ -1,6 +1,9 @@
 """The command line: one line and a status for bad input, sweeps, help."""
 
 import gzip
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -199,3 +202,65 @@ def test_the_real_command(tmp_path):
     models = sorted(path.stem for path in (config.CONF / "model").glob("*.yaml"))
     assert f"model: {', '.join(models)}" in out and "num_samples: 100" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def own_folder(folder):
+    """A folder of the user's own with one data set."""
+    (folder / "dataset").mkdir(parents=True)
+    text = (config.CONF / "dataset" / "digits.yaml").read_text().replace("name: digits", "name: mine")
+    (folder / "dataset" / "mine.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("way", ["--config-dir", "hydra.searchpath", "./conf"])
+def test_group_choices_of_an_own_folder(call, tmp_path, way):
+    folder = own_folder(tmp_path / ("conf" if way == "./conf" else "it's mine"))
+    path = str(folder).replace("'", "\\'")
+    words = {
+        "--config-dir": ["--config-dir", str(folder)],
+        "hydra.searchpath": [f"hydra.searchpath=['file://{path}']"],
+        "./conf": [],
+    }[way]
+    status, out, err = call(*words, "dataset=mine", "task=cost", "model=vae")
+    assert status == 0, err
+    assert "evaluation: 300 examples" in out
+    err = call(*words, "dataset=mien", "model=vae")[2]
+    assert "unknown dataset=mien; did you mean 'mine'?" in err and "digits" in err
+    assert "did you mean 'dataset.num_train'?" in call(*words, "dataset=mine", "dataset.num_trian=3")[2]
+    (tmp_path / "elsewhere").mkdir()
+    assert "unknown dataset=mine" in call("--config-dir", str(tmp_path / "elsewhere"), "dataset=mine")[2] or (
+        way == "./conf"
+    )
+
+
+def test_own_folders_that_are_not_there(refused):
+    assert "--config-dir nowhere: no such folder" in refused("--config-dir", "nowhere", "dataset=mine")
+    assert "no such folder nowhere" in refused("hydra.searchpath=[file://nowhere]", "dataset=mine")
+    assert "must list places" in refused("hydra.searchpath=nowhere")
+
+
+def test_a_group_cannot_be_left_out(refused):
+    line = refused("model=vae", "~logger", "task=cost")
+    assert "~logger: logger cannot be left out" in line and "logger=csv writes local files only" in line
+    assert "known are gaussian" in refused("~model")
+
+
+def test_hyphens_of_the_wandb_agent(call):
+    status, out, err = call("--cfg=job", "model=vae", "--seed=1", "--ensemble.size=2")
+    assert status == 0, err
+    assert "seed: 1" in out and "size: 2" in out
+    assert "did you mean 'ensemble.size'?" in call("--ensemble.sise=2", "task=cost")[2]
+
+
+def test_hydra_run_dir_is_refused(refused):
+    line = refused("model=vae", "hydra.run.dir=mine")
+    assert "hydra.run.dir is not used here, set run_dir=" in line and "write run_dir=mine" in line
+
+
+def test_python_m_is_the_same_command(tmp_path):
+    command = [sys.executable, "-m", "miselbo", "ensemble.size=0"]
+    path = os.pathsep.join([str(runs.PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: ensemble.size must be a whole number of at least 1, got 0\n"

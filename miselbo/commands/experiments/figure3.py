@@ -13,14 +13,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributions import Normal
 
-from miselbo.commands.study import PROJECT, SubRun, bounds_of, finish, results_folder, run_parts
+from miselbo.commands.study import PUBLISHED, SubRun, bounds_of, finish, results_folder, run_parts
 from miselbo.data.quadrature import expected_log_means, standard_normal_points
 from miselbo.errors import InputError
 from miselbo.runs.building import build
 from miselbo.runs.config import compose_config
 from miselbo.runtime.files import atomic, write_csv, write_text
 
-ANCHORS = PROJECT / "experiments" / "5_1_2_diversity" / "paper.csv"
+ANCHORS = PUBLISHED / "5_1_2_diversity" / "paper.csv"
 COUNTS = (1, 2, 10, 100, 1000)
 LINES = ("bimodal", "trimodal", "sixmodal")
 TOP, SCALE = (

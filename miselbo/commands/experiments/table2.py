@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from miselbo.commands.study import PROJECT, SubRun, examples_of, finish, results_folder, run_parts
+from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import midpoints
 from miselbo.runs import checkpoints
 from miselbo.runtime.files import atomic, write_csv, write_text
 
-ANCHORS = PROJECT / "experiments" / "5_1_1_ensembling" / "paper.csv"
+ANCHORS = PUBLISHED / "5_1_1_ensembling" / "paper.csv"
 SIZES = {"u1": 2, "u2": 3, "u3": 3, "u4": 3}
 VARIANCE = 0.8  # of every density in the published script, which draws with standard deviation 0.8
 DIFFERENCE = (

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from miselbo import bounds
 from miselbo.bounds.diagnostics import Z95, paired
-from miselbo.commands.study import PROJECT, SubRun, examples_of, finish, results_folder, run_parts
+from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo.published import score_both_ways
@@ -25,7 +25,7 @@ from miselbo.runs.restore import restore
 from miselbo.runtime.files import atomic, write_csv, write_text
 from miselbo.runtime.progress import Meter
 
-PAPER = PROJECT / "experiments" / "5_3_phylogenetics" / "paper.csv"
+PAPER = PUBLISHED / "5_3_phylogenetics" / "paper.csv"
 SETS = tuple(f"ds{number}" for number in range(1, 9))
 GROUPS = ("model", "dataset", "ensemble", "evaluation")  # what is set in them holds for every part
 OF_ONE_SET = ("dataset.posterior", "dataset.support.file")
