@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_info
 
 from miselbo.data.grid import grid
 from miselbo.errors import InputError, Stopped
@@ -146,7 +145,7 @@ def start_wandb(cfg: DictConfig, folder: Path) -> Any:
         asked = os.environ.get("WANDB_MODE")
         mode = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
     if mode == "offline":
-        rank_zero_info(f"W&B is offline; send this run later with: wandb sync {folder}/wandb/offline-run-*")
+        print(f"W&B is offline; send this run later with: wandb sync {folder}/wandb/offline-run-*")
     stored = folder / "wandb_run_id"
     run_id = stored.read_text().strip() if stored.exists() else uuid.uuid4().hex[:8]
     write_text(stored, run_id + "\n")
