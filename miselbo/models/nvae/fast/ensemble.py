@@ -50,6 +50,7 @@ def inference_form(
         InputError: another kind of model.
 
     Example:
+        >>> from miselbo.ensemble import Ensemble
         >>> from miselbo.data import ImageSpec
         >>> sizes = dict(num_latent_scales=1, num_groups_per_scale=2, num_latent_per_group=2)
         >>> decoder = Decoder(ImageSpec(1, 8, 8, "bernoulli"), **sizes, num_channels=4)
