@@ -8,6 +8,7 @@ RealNVP: Dinh et al. (2017).
 A flow has ``forward(z, rows)`` and ``inverse(x, rows)``, for z, x [K, B] and rows [K, B, 3] (``num_rows`` where an edge
 has none); both return the other end and log |det dF/dz| [K] of the forward map. Far outside a flow's own mass the
 inverse may overflow: it then returns non-finite numbers, and whoever asks maps them to log q = -inf.
+``differentiable_inverse`` says whether autograd may go through ``inverse`` (not through an iteration).
 """
 
 import math
@@ -45,6 +46,8 @@ class Table(nn.Module):
 class Identity(nn.Module):
     """F(z) = z."""
 
+    differentiable_inverse = True
+
     def __init__(self, num_taxa: int, num_rows: int):
         super().__init__()
 
@@ -69,6 +72,8 @@ class RealNvp(nn.Module):
         layers: number of couplings.
         hidden: width of h.
     """
+
+    differentiable_inverse = True
 
     def __init__(self, num_taxa: int, num_rows: int, layers: int = 5, hidden: int = 100):
         super().__init__()
@@ -124,6 +129,8 @@ class Planar(nn.Module):
         num_rows: E.
         layers: number of layers.
     """
+
+    differentiable_inverse = False
 
     def __init__(self, num_taxa: int, num_rows: int, layers: int = 16):
         super().__init__()

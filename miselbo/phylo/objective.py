@@ -6,9 +6,14 @@
 Branch parameters have the reparameterised gradient of T. Topology parameters have VIMCO's (Mnih and Rezende 2016):
 the gradient of T through log q(tau_k), plus sum_k (T - T_k) grad log q(tau_k), where T_k has f_k replaced by the mean
 of the others. beta grows linearly from ``anneal_start`` to 1.
+
+Once beta is 1 the branch parameters may have the doubly reparameterised gradient instead (DReG, Tucker et al. 2019):
+sum_k v_k^2 (d f_k / d x_k) (d x_k / d phi) with v_k = exp f_k / sum_j exp f_j and log q(x | tau) in f_k a function of
+x_k alone. It has the same mean, and a variance that vanishes as q comes near to p.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -30,6 +35,10 @@ class Objective:
         anneal_start: beta of the first iteration.
         anneal_portion: share of the training until beta is 1.
         max_skipped_steps: non-finite steps in a row before training gives up.
+        dreg: whether the branch parameters have the doubly reparameterised gradient once beta is 1.
+        second_stage_tree: [first, last] learning rate of the topology parameters once beta is 1, falling exponentially
+            in place of ``learning_rate_tree`` and its decay; None for none.
+        second_stage_branch: the same of the branch parameters.
 
     Raises:
         InputError: a value that cannot be.
@@ -38,6 +47,9 @@ class Objective:
         >>> objective = Objective(anneal_portion=0.5)
         >>> [round(objective.beta(step, 40), 3) for step in (0, 10, 20)]
         [0.001, 0.501, 1.0]
+        >>> staged = Objective(num_decays=0, second_stage_tree=(1e-2, 1e-4))
+        >>> [round(staged.rates(step, 40)[0], 6) for step in (0, 19, 20, 30, 40)]
+        [0.002, 0.002, 0.01, 0.001, 0.0001]
     """
 
     num_particles: int = 10
@@ -49,18 +61,26 @@ class Objective:
     anneal_start: float = 1e-3
     anneal_portion: float = 0.5
     max_skipped_steps: int = 20
+    dreg: bool = False
+    second_stage_tree: Sequence[float] | None = None
+    second_stage_branch: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         whole = {"num_particles": 2, "steps_per_epoch": 1, "num_decays": 0, "max_skipped_steps": 0}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in whole:
+            if field.name == "dreg":
+                good, wanted = isinstance(value, bool), "true or false"
+            elif field.name.startswith("second_stage"):
+                good = value is None or (
+                    not isinstance(value, str) and len(list(value)) == 2 and all(map(is_rate, value))
+                )
+                wanted = "null or two positive numbers, the first and the last learning rate of the stage"
+            elif field.name in whole:
                 good = isinstance(value, int) and not isinstance(value, bool) and value >= whole[field.name]
                 wanted = f"a whole number of at least {whole[field.name]}"
             else:
-                number = (
-                    isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                )
+                number = is_number(value)
                 zero = field.name.startswith("anneal")
                 share = zero or field.name == "decay"
                 good = number and (value >= 0 if zero else value > 0) and (value <= 1 or not share)
@@ -76,6 +96,31 @@ class Objective:
     def rate(self, step: int, total: int) -> float:
         """Factor of the learning rates at an iteration of ``total``."""
         return self.decay ** (step * self.num_decays // total)
+
+    def second_stage(self, step: int, total: int) -> bool:
+        """Whether beta has reached 1."""
+        return step >= self.anneal_portion * total
+
+    def rates(self, step: int, total: int) -> tuple[float, float]:
+        """Learning rates of the topology and of the branch parameters at an iteration of ``total``."""
+        factor, first = self.rate(step, total), self.anneal_portion * total
+        stages = (self.second_stage_tree, self.second_stage_branch)
+        tree, branch = self.learning_rate_tree * factor, self.learning_rate_branch * factor
+        if not self.second_stage(step, total):
+            return tree, branch
+        done = (step - first) / (total - first)
+        start_end = [stage and stage[0] * (stage[1] / stage[0]) ** done for stage in stages]
+        return start_end[0] or tree, start_end[1] or branch
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_rate(value: object) -> bool:
+    """Whether it is a finite number above 0."""
+    return isinstance(value, int | float) and is_number(value) and value > 0
 
 
 def bound(f: np.ndarray) -> float:

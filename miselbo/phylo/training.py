@@ -17,7 +17,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
 from miselbo.ensemble import Ensemble
-from miselbo.errors import TrainingDivergedError
+from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
@@ -145,6 +145,9 @@ class Training:
         epochs: of the whole training, which the schedules follow.
         seed: decides all draws.
 
+    Raises:
+        InputError: ``objective.dreg`` with a flow whose inverse has no gradient.
+
     Example:
         >>> from miselbo.phylo.data import simulated
         >>> data = simulated()
@@ -156,11 +159,15 @@ class Training:
     """
 
     def __init__(self, target: Posterior, member: Vbpi, objective: Objective, epochs: int, seed: int):
+        if objective.dreg and not member.branches.flow.differentiable_inverse:
+            raise InputError(
+                "model.objective.dreg=true needs a flow with an inverse in closed form, which "
+                f"{type(member.branches.flow).__name__} is not: give model.objective.dreg=false"
+            )
         self.target, self.member, self.objective, self.seed = target, member, objective, seed
         self.generator = torch.Generator().manual_seed(seed % 2**63)
         tree, branch = list(member.sbn.parameters()), list(member.branches.parameters())
-        self.rates = (objective.learning_rate_tree, objective.learning_rate_branch)
-        groups = [{"params": part, "lr": rate} for part, rate in zip((tree, branch), self.rates, strict=True)]
+        groups = [{"params": part, "lr": 0.0} for part in (tree, branch)]
         self.parameters: list[nn.Parameter] = [*tree, *branch]
         self.optimiser = torch.optim.Adam(groups, fused=True)
         self.total = epochs * objective.steps_per_epoch
@@ -177,18 +184,21 @@ class Training:
 
     def iteration(self) -> float:
         """One step; returns the K-sample bound at beta = 1, nats (NaN for a skipped step)."""
-        factor = self.objective.rate(self.step, self.total)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        rates = self.objective.rates(self.step, self.total)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate
         uniforms, eps = self.draw(self.objective.num_particles)
         log_probabilities = self.member.sbn.log_probabilities()
         trees = self.member.sbn.sample(uniforms, log_probabilities)
         log_q_tree = self.member.sbn.log_prob(trees, log_probabilities)
         x, log_q_branch = self.member.branches.sample(trees, eps)
         log_lik, log_prior = self.target.log_likelihood(trees, x), self.target.log_branch_prior(x)
-        rest = self.objective.beta(self.step, self.total) * log_lik + log_prior - log_q_branch
+        given = self.objective.beta(self.step, self.total) * log_lik + log_prior
+        rest = given - log_q_branch
         with np.errstate(invalid="ignore"):  # a bound that is no number is found below
             to_rest, to_tree = coefficients((rest - log_q_tree).detach().numpy())
+        if self.objective.dreg and self.objective.second_stage(self.step, self.total):
+            rest, to_rest = given - self.member.branches.path_log_prob(trees, x), to_rest**2
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward((rest, log_q_tree), (-torch.from_numpy(to_rest), -torch.from_numpy(to_tree)))
         self.step += 1
@@ -212,7 +222,7 @@ class Training:
         if self.skipped_in_a_row > self.objective.max_skipped_steps:
             raise TrainingDivergedError(
                 f"{self.skipped_in_a_row} steps in a row gave a non-finite bound or gradient (iteration {self.step}): "
-                "lower model.objective.learning_rate_branch, or anneal longer (model.objective.anneal_epochs)"
+                "lower model.objective.learning_rate_branch, or anneal longer (model.objective.anneal_portion)"
             )
 
     def epoch(self) -> dict[str, float]:

@@ -180,16 +180,21 @@ class Vbpi(nn.Module):
         flow: called with the number of taxa and of embedding rows (a class of :mod:`miselbo.phylo.flows`); None for
             the identity.
         start: initial median of a branch length.
+        largest_scale: soft cap of the standard deviation of a log branch length before the flow; None for none.
     """
 
     def __init__(
-        self, target: Posterior, flow: Callable[..., Any] | None = None, start: float = math.exp(SHIFT)
+        self,
+        target: Posterior,
+        flow: Callable[..., Any] | None = None,
+        start: float = math.exp(SHIFT),
+        largest_scale: float | None = None,
     ):
         super().__init__()
         if isinstance(start, bool) or not 0 < start < math.inf:
             raise InputError(f"model.approximation.start must be a positive branch length, got {start!r}")
         self.sbn = Sbn(target.spec.support)
-        self.branches = Branches(target.spec.support, flow, start)
+        self.branches = Branches(target.spec.support, flow, start, largest_scale)
 
     def encode(self, x: Tensor) -> None:
         """Nothing depends on x: there is one data point."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from phylo_models import FLOWS, golden_model, golden_pairs
 
 from miselbo.errors import InputError
-from miselbo.phylo.branches import SHIFT, Branches
+from miselbo.phylo.branches import SHIFT, Branches, capped
 from miselbo.phylo.flows import Planar, RealNvp, solve
 from miselbo.phylo.support import Support
 from miselbo.phylo.text.newick import inner_splits, parse_newick
@@ -57,12 +57,12 @@ def test_golden_densities_and_every_cross_score(trained, tag):
         )
 
 
-def model(tag, seed=0, scale=1.0, num_taxa=7):
+def model(tag, seed=0, scale=1.0, num_taxa=7, largest_scale=None):
     generator = np.random.default_rng(seed)
     topologies = [random_topology(num_taxa, generator) for _ in range(6)]
     support = Support.from_topologies(topologies, [f"t{i}" for i in range(num_taxa)])
     torch.manual_seed(seed)
-    branches = Branches(support, FLOWS[tag])
+    branches = Branches(support, FLOWS[tag], largest_scale=largest_scale)
     with torch.no_grad():
         for parameter in branches.parameters():
             rows = parameter[:-1] if parameter.ndim == 2 else parameter
@@ -71,9 +71,9 @@ def model(tag, seed=0, scale=1.0, num_taxa=7):
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.sampled_from(list(FLOWS)), st.integers(0, 2**32 - 1))
-def test_a_sample_scores_what_it_says(tag, seed):
-    branches, trees = model(tag, seed)
+@given(st.sampled_from(list(FLOWS)), st.integers(0, 2**32 - 1), st.sampled_from([None, 0.7, 1.3]))
+def test_a_sample_scores_what_it_says(tag, seed, largest):
+    branches, trees = model(tag, seed, largest_scale=largest)
     eps = torch.randn(6, 11, dtype=torch.float64)
     with torch.no_grad():
         x, log_q = branches.sample(trees, eps)
@@ -139,7 +139,41 @@ def test_start_moves_the_median():
     assert SHIFT == -2
 
 
+def test_the_cap_holds_and_the_capped_density_is_normalised():
+    branches, trees = model("identity", 5, scale=20.0, largest_scale=1.3)
+    rows = branches.rows(trees)
+    mu, log_sigma = branches.base(rows)
+    free = branches.table(rows)[..., 1]
+    assert (log_sigma.exp() < 1.3).all() and (free.exp() > 3).any()
+    small = free < -3  # untouched
+    assert small.any() and torch.allclose(log_sigma[small], free[small], atol=1e-5)
+    x = torch.linspace(-40, 40, 40_001, dtype=torch.float64)
+    edge = int(free[0].argmax())
+    at = (mu[0] + SHIFT).repeat(len(x), 1)
+    at[:, edge] = at[:, edge] + x
+    log_q = branches.log_prob(trees[:1][torch.zeros(len(x), dtype=torch.int64)], at)
+    others = -log_sigma[0].sum() + log_sigma[0, edge] - 10 * 0.5 * math.log(2 * math.pi)  # at their medians
+    assert torch.trapezoid((log_q - others).exp(), x).item() == pytest.approx(1, abs=1e-9)
+    assert torch.equal(capped(free, None), free)
+
+
+@pytest.mark.parametrize("tag", ["identity", "realnvp3"])
+def test_the_path_density_moves_with_the_point_alone(tag):
+    branches, trees = model(tag, 6, largest_scale=1.3)
+    eps = torch.randn(6, 11, dtype=torch.float64)
+    x, log_q = branches.sample(trees, eps)
+    point = x.detach().requires_grad_()
+    value = branches.path_log_prob(trees, point)
+    assert torch.allclose(value, log_q, atol=1e-7)
+    value.sum().backward()
+    assert all(parameter.grad is None for parameter in branches.parameters())
+    (expected,) = torch.autograd.grad(branches.log_prob(trees, point).sum(), point)
+    assert torch.equal(point.grad, expected)
+
+
 def test_bad_sizes():
+    with pytest.raises(InputError, match="largest_scale must be a positive number .*; got 0"):
+        model("identity", largest_scale=0)
     with pytest.raises(InputError, match="flow.layers must be a whole number of at least 1, got 0"):
         Planar(5, 10, layers=0)
     with pytest.raises(InputError, match="flow.hidden"):

@@ -8,6 +8,7 @@ from small_phylo import data, fitted
 
 from miselbo import bounds
 from miselbo.errors import InputError, TrainingDivergedError
+from miselbo.phylo.flows import Planar
 from miselbo.phylo.objective import Objective, bound, coefficients, learning_signals
 from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
@@ -80,6 +81,59 @@ def test_schedules():
     assert Objective(anneal_portion=0).beta(0, 10) == 1
 
 
+def test_stages():
+    objective = Objective(
+        anneal_portion=0.5, num_decays=0, second_stage_tree=(1e-2, 1e-4), second_stage_branch=[1e-3, 1e-4]
+    )
+    assert objective.rates(0, 100) == objective.rates(49, 100) == (2e-3, 3e-3)
+    assert objective.rates(50, 100) == (1e-2, 1e-3)
+    assert objective.rates(75, 100) == pytest.approx((1e-3, math.sqrt(1e-7)))
+    assert objective.rates(100, 100) == pytest.approx((1e-4, 1e-4))
+    one = Objective(anneal_portion=0.5, num_decays=2, decay=0.5, second_stage_tree=(1e-2, 1e-4))
+    assert one.rates(50, 100) == (1e-2, 1.5e-3)  # the other group decays as without stages
+
+
+def gradients(dreg, noise, monkeypatch):
+    """What one iteration at full temperature hands to the optimiser."""
+    one = training(Objective(anneal_portion=0, dreg=dreg, num_particles=4), seed=3)
+    monkeypatch.setattr(one, "draw", lambda count: noise)
+    monkeypatch.setattr(one.optimiser, "step", lambda: None)
+    one.iteration()
+    return one, [parameter.grad.clone() for parameter in one.parameters]
+
+
+def test_the_doubly_reparameterised_gradient_is_its_formula(monkeypatch):
+    """sum_k v_k^2 (d f_k / d x_k) (d x_k / d phi), each factor by autograd of its own, and the trees' as without."""
+    generator = torch.Generator().manual_seed(5)
+    noise = (
+        torch.rand(4, 7, dtype=torch.float64, generator=generator),
+        torch.randn(4, 13, dtype=torch.float64, generator=generator),
+    )
+    one, (tree, table) = gradients(True, noise, monkeypatch)
+    _, (plain_tree, _) = gradients(False, noise, monkeypatch)
+    assert torch.equal(tree, plain_tree)
+    sbn, branches, target = one.member.sbn, one.member.branches, one.target
+    trees = sbn.sample(noise[0])
+    mu, log_sigma = branches.table(branches.rows(trees)).unbind(-1)
+    x = mu + log_sigma.exp() * noise[1] - 2
+    at = x.detach().requires_grad_()
+    z, scale = at + 2 - mu.detach(), log_sigma.detach()
+    log_q = (-0.5 * (z / scale.exp()) ** 2 - scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+    f = target.log_likelihood(trees, at) + target.log_branch_prior(at) - sbn.log_prob(trees).detach() - log_q
+    (slope,) = torch.autograd.grad(f.sum(), at)
+    (expected,) = torch.autograd.grad(
+        x, branches.table.weight, grad_outputs=(f.detach().softmax(0) ** 2)[:, None] * slope
+    )
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(table, -expected, atol=1e-8, rtol=1e-8)
+
+
+def test_a_flow_without_an_inverse_in_closed_form_is_refused_before_any_work():
+    target = Posterior(data().spec)
+    with pytest.raises(InputError, match="which Planar is not: give model.objective.dreg=false"):
+        Training(target, Vbpi(target, Planar), Objective(dreg=True), 1, 0)
+
+
 def test_training_raises_the_bound():
     values = []
     for epochs in (0, 2):
@@ -121,6 +175,9 @@ def test_a_non_finite_step_changes_nothing_and_many_end_the_training(monkeypatch
         ("anneal_portion", 1.5, "a non-negative number up to 1, got 1.5"),
         ("decay", math.nan, "got nan"),
         ("max_skipped_steps", True, "got True"),
+        ("dreg", 1, "true or false, got 1"),
+        ("second_stage_tree", (0.01,), "null or two positive numbers"),
+        ("second_stage_branch", (0.01, 0), "null or two positive numbers"),
     ],
 )
 def test_bad_objectives(key, value, message):
@@ -185,6 +242,10 @@ def test_the_papers_schedule():
     assert objective.beta(0, total) == 1e-3 and objective.beta(50_000, total) == pytest.approx(0.501)
     assert objective.beta(100_000, total) == 1
     assert [objective.rate(step, total) for step in (19_999, 20_000, 40_000)] == [1, 0.75, 0.75**2]
+    assert (
+        not objective.dreg and objective.rates(150_000, total) == (objective.rate(150_000, total) * 1e-3,) * 2
+    )
+    assert cfg.model.approximation.largest_scale is None
     assert (
         cfg.model.approximation.start == pytest.approx(math.exp(-2))
         and objective.learning_rate_branch == 1e-3
