@@ -12,7 +12,9 @@ from typing import Unpack
 
 from miselbo.data.images import ImageData, ImageOptions, Images
 from miselbo.data.readers.decoding import Recipe
-from miselbo.data.readers.folders import Parts, crop_of, image_files, load_parts, size_of, split_folder
+from miselbo.data.readers.folders import crop_of, load_parts, size_of
+from miselbo.data.readers.splits import Parts, split_folder
+from miselbo.data.readers.walking import image_files
 from miselbo.errors import InputError
 
 LISTS = ("list_eval_partition.txt", "list_eval_partition.csv")

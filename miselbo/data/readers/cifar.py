@@ -24,6 +24,7 @@ TEST = "test_batch.bin"
 FOLDER, ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
 ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 PUBLISHED = 10_000  # records per file
+LARGEST = 20 * PUBLISHED * RECORD  # bytes of a file in the archive
 ORIGIN = f"{ARCHIVE} (170,052,171 bytes, MD5 {ARCHIVE_MD5}) from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -131,8 +132,14 @@ def _unpacked(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = Path(member.name).name
-                if name in (*TRAIN, TEST) and (file := tar.extractfile(member)) is not None:
-                    found[name] = file.read()
+                if name not in (*TRAIN, TEST) or (file := tar.extractfile(member)) is None:
+                    continue
+                if member.size > LARGEST:
+                    raise InputError(
+                        f"{archive}: {name} unpacks to {member.size:,} bytes, expected are {PUBLISHED * RECORD:,} and "
+                        f"at most {LARGEST:,}. Get it again: {ORIGIN}."
+                    )
+                found[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         md5 = hashlib.md5(_read(archive), usedforsecurity=False).hexdigest()
         raise InputError(

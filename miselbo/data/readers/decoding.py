@@ -1,5 +1,6 @@
 """Image files to one uint8 tensor: inspected, cropped, resized, and kept in a cache when there are many."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,14 +19,14 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from miselbo.data.readers import depth
 from miselbo.errors import InputError
 from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
+from miselbo.runtime.words import shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IN_MEMORY = 256 * 2**20  # bytes up to which decoded images are kept in memory, without a cache file
-_GREY = ("1", "L", "LA")
-_COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -64,20 +65,17 @@ def inspect(path: Path) -> tuple[int, int, int]:
     """Height, width and channels (1 or 3) of an image file, from its header.
 
     Raises:
-        InputError: no image file, or one of 16 or 32 bits.
+        InputError: no image file, one of more than 8 bits per colour, or one too large to take in.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width, _channels(image, path)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as image:
+        return image.height, image.width, depth.channels(image)
 
 
 def decode(path: Path, recipe: Recipe) -> np.ndarray:
     """One file as [C, H, W] uint8.
 
     Raises:
-        InputError: the file cannot be decoded, is smaller than the crop, or of another size and may not be resized.
+        InputError: as :func:`inspect`, or the file is smaller than the crop, or of another size and may not be resized.
 
     Example:
         >>> import tempfile
@@ -87,27 +85,21 @@ def decode(path: Path, recipe: Recipe) -> np.ndarray:
         [200, 200, 200]
     """
     size = (recipe.width, recipe.height)
-    try:
-        with Image.open(path) as file:
-            _channels(file, path)
-            image = file.convert("RGB" if recipe.channels == 3 else "L")
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as file:
+        image = file.convert("RGB" if recipe.channels == 3 else "L")
     if recipe.crop is not None and image.size != size:
         if image.width < recipe.crop[2] or image.height < recipe.crop[3]:
             raise InputError(
-                f"{path}: {image.width} x {image.height} pixels (width x height), too small for the crop (left, top, "
-                f"right, bottom) = {recipe.crop}. Expected are the published images, or ones that are {size[0]} x "
-                f"{size[1]} already; or set dataset.crop."
+                f"{shown(path)}: {image.width} x {image.height} pixels (width x height), too small for the crop "
+                f"(left, top, right, bottom) = {recipe.crop}. Expected are the published images, or "
+                f"ones that are {size[0]} x {size[1]} already; or set dataset.crop."
             )
         image = image.crop(recipe.crop)
     if image.size != size:
         if not recipe.resize:
             raise InputError(
-                f"{path}: {image.width} x {image.height} pixels (width x height), the other images are {size[0]} x "
-                f"{size[1]}. Set dataset.size to bring all images to one size."
+                f"{shown(path)}: {image.width} x {image.height} pixels (width x height), the other images are "
+                f"{size[0]} x {size[1]}. Set dataset.size to bring all images to one size."
             )
         image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     array = np.asarray(image)
@@ -187,19 +179,23 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     return array.shape == shape and array.dtype == np.uint8
 
 
-def _channels(image: Image.Image, path: Path) -> int:
-    if image.mode in _GREY:
-        return 1
-    if image.mode in _COLOUR:
-        return 3
-    raise InputError(
-        f"{path}: an image of mode {image.mode!r} (more than 8 bits per colour); expected 8 bits: convert it first."
-    )
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file whose pixels can be taken as they are; an error inside the block is the file's."""
+    try:
+        with Image.open(path, formats=depth.FORMATS) as image:
+            reason = depth.refusal(image)
+            if reason is None:
+                yield image
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if reason is not None:
+        raise InputError(f"{shown(path)}: {reason}.")
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else error
     return InputError(
-        f"{path}: cannot be read as an image ({reason}): damaged, truncated, or of another format. "
+        f"{shown(path)}: cannot be read as an image ({reason}): damaged, truncated, or of another format. "
         "Put a whole image in its place, or take the file out of the folder."
     )

@@ -1,105 +1,15 @@
-"""A folder of images as a dataset: which files, which split, what size and channels."""
+"""A folder of images as a dataset: what size and channels; which files and which split is :mod:`splits`."""
 
-import hashlib
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from miselbo.data.images import ImageData, ImageOptions, Images
-from miselbo.data.readers.decoding import SUFFIXES, Box, Recipe, decode_all, in_threads, inspect
+from miselbo.data.readers.decoding import Box, Recipe, decode_all, in_threads, inspect
+from miselbo.data.readers.splits import Parts, split_folder
 from miselbo.errors import InputError
-
-VALIDATION_NAMES = ("valid", "validation", "val")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The files of each split, and the rule in words that made them."""
-
-    train: list[Path]
-    validation: list[Path]
-    test: list[Path]
-    rule: str
-
-
-def image_files(root: Path) -> list[Path]:
-    """All image files below ``root``, by their endings, sorted; names that start with a dot are passed over.
-
-    Raises:
-        InputError: no such folder, or none in it.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder of images. Set dataset.root to a folder of image files.")
-    found, others = [], 0
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in SUFFIXES:
-                found.append(Path(folder, name))
-            else:
-                others += 1
-    if not found:
-        raise InputError(
-            f"{root}: no image in this folder or below it ({others} other files). Expected are files ending in "
-            f"{' '.join(SUFFIXES)}, in subfolders or not; check dataset.root."
-        )
-    return found
-
-
-def by_hash(paths: Sequence[Path], root: Path) -> list[Path]:
-    """In the order of the SHA-256 of the path relative to ``root``: random, and hardly changed by files added later.
-
-    Example:
-        >>> [path.name for path in by_hash([Path("/r/a.png"), Path("/r/b.png")], Path("/r"))]
-        ['b.png', 'a.png']
-    """
-    return sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
-
-
-def split_folder(root: Path, validation_share: float, test_share: float) -> Parts:
-    """By the subfolders ``train``, ``valid`` (or ``val``, ``validation``) and ``test`` if present, else by hash.
-
-    Raises:
-        InputError: no images, one of ``train`` and ``test`` without the other, or too few images to share out.
-    """
-    places = {name: root / name for name in ("train", "test") if (root / name).is_dir()}
-    valid = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    order = "in the order of the SHA-256 of their relative path"
-    if len(places) == 2:
-        train, test = (by_hash(image_files(places[name]), places[name]) for name in ("train", "test"))
-        if valid is not None:
-            rule = f"the subfolders train, {valid.name} and test, {order}"
-            return Parts(train, by_hash(image_files(valid), valid), test, rule)
-        count = _share("validation_share", validation_share, len(train))
-        rule = f"the subfolders train and test, {order}; validation: the last {count:,} of train"
-        return Parts(train[:-count], train[-count:], test, rule)
-    if len(places) == 1 or valid is not None:
-        have = [*places, *([] if valid is None else [valid.name])]
-        lacks = [name for name in ("train", "test") if name not in places]
-        raise InputError(
-            f"{root}: has the subfolder {' and '.join(have)} but not {' and '.join(lacks)}. Expected are train "
-            "and test (and valid, if you have it), or none of these names: then images are shared out by a stated rule."
-        )
-    paths = by_hash(image_files(root), root)
-    tests = _share("test_share", test_share, len(paths))
-    validations = _share("validation_share", validation_share, len(paths))
-    count = len(paths) - tests - validations
-    if count < 1:
-        raise InputError(
-            f"{root}: {len(paths)} images cannot be shared out: {tests} for test and {validations} for validation "
-            "leave none to train on. Add images, or lower dataset.test_share and dataset.validation_share."
-        )
-    rule = (
-        f"all {len(paths):,} images {order}: the first {count:,} train, then {validations:,} validation, "
-        f"{tests:,} test"
-    )
-    return Parts(paths[:count], paths[count : count + validations], paths[count + validations :], rule)
+from miselbo.runtime.words import shown
 
 
 def detect(paths: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> Recipe:
@@ -108,7 +18,7 @@ def detect(paths: Sequence[Path], size: tuple[int, int] | None, channels: int | 
     Three channels as soon as one image has colour.
 
     Raises:
-        InputError: images of different sizes and no ``size``.
+        InputError: an image that cannot be read as it is, or images of different sizes and no ``size``.
     """
     if size is not None and channels is not None:
         return Recipe(*size, channels)
@@ -118,9 +28,9 @@ def detect(paths: Sequence[Path], size: tuple[int, int] | None, channels: int | 
         colours = max(colours, found)
         if size is None and height and (rows, columns) != (height, width):
             raise InputError(
-                f"{path}: {columns} x {rows} pixels (width x height), {paths[0]} has {width} x {height}: images of "
-                "different sizes. Set dataset.size to bring all to one, such as dataset.size=64 or "
-                f"dataset.size=[{min(rows, height)},{min(columns, width)}] (height, width)."
+                f"{shown(path)}: {columns} x {rows} pixels (width x height), {shown(paths[0])} has "
+                f"{width} x {height}: images of different sizes. Set dataset.size to bring all "
+                f"to one, such as dataset.size=64 or dataset.size=[{min(rows, height)},{min(columns, width)}] (height, width)."
             )
         height, width = rows, columns
     return Recipe(*(size or (height, width)), channels or colours, resize=size is not None)
@@ -163,7 +73,7 @@ def load_image_folder(
     made = (
         f", scaled (bilinear) and cut centrally to {recipe.height} x {recipe.width}" if recipe.resize else ""
     )
-    return load_parts(parts, recipe, name, f"{folder} (image files{made})", cache)
+    return load_parts(parts, recipe, name, f"{shown(folder)} (image files{made})", cache)
 
 
 def image_folder(
@@ -237,10 +147,3 @@ def crop_of(crop: object, width: int, height: int) -> Box | None:
         f"dataset.crop={crop!r}: expected [left, top, right, bottom], the side of a central square from 1 to "
         f"{min(width, height)}, or null."
     )
-
-
-def _share(key: str, share: float, whole: int) -> int:
-    """That share of ``whole``, rounded up."""
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise InputError(f"dataset.{key}={share!r}: expected a number between 0 and 1.")
-    return math.ceil(share * whole)

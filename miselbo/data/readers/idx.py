@@ -5,21 +5,19 @@ numbers: images, rows, columns. The pixels follow, row by row. Source: the descr
 Cortes and Burges, http://yann.lecun.com/exdb/mnist/.
 """
 
-import gzip
 import hashlib
 import struct
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from miselbo.errors import InputError
+from miselbo.runtime.gzipped import unpacked
 
 _HEADER = struct.Struct(">4s3I")
 _IMAGES = bytes([0, 0, 8, 3])
 _LABELS = bytes([0, 0, 8, 1])
-_GZIP = b"\x1f\x8b"
 _RENEW = "Get the file again: delete it and put a whole copy in its place."
 
 
@@ -84,9 +82,4 @@ def _content(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if not content.startswith(_GZIP):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged or truncated gzip file ({error}). {_RENEW}") from error
+    return unpacked(content, path, _RENEW)

@@ -7,6 +7,7 @@ datasets/OMNIGLOT): arrays ``data`` 784 x 24,345 and ``testdata`` 784 x 8,070, o
 
 import hashlib
 import io
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,6 +20,7 @@ from miselbo.data.images import ImageData, ImageOptions, Images
 from miselbo.errors import InputError
 
 FILE = "chardata.mat"
+LARGEST = 2**27  # numbers in all arrays of a file; the published one has 2**25
 BLOB = "016a3536ffe5e1d38e42563a18d7a78bfaf643ec"  # git's id of the published file
 ORIGIN = f"https://github.com/yburda/iwae (datasets/OMNIGLOT/{FILE})"
 
@@ -91,14 +93,21 @@ def omniglot(
 
 
 def _arrays(path: Path) -> tuple[bytes, dict[str, Any]]:
-    from scipy.io import loadmat  # slow to import: only where used
+    from scipy.io import loadmat, whosmat  # slow to import: only where used
 
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     try:
+        announced = sum(math.prod(shape) for _, shape, _ in whosmat(io.BytesIO(content)))
+        if announced > max(LARGEST, 10 * len(content)):
+            raise InputError(
+                f"{path}: announces arrays of {announced:,} numbers in all. Expected is {ORIGIN}."
+            )
         return content, loadmat(io.BytesIO(content), variable_names=["data", "testdata"])
+    except InputError:
+        raise
     except NotImplementedError as error:
         raise InputError(f"{path}: a MATLAB 7.3 file; expected the older format of {ORIGIN}.") from error
     except Exception as error:  # loadmat lets many kinds through for a damaged file

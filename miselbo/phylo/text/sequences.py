@@ -4,7 +4,6 @@ FASTA and NEXUS are read by Biopython. PHYLIP has a reader of its own: names str
 first blank), sequences interleaved or sequential, with the numbers of the header deciding what fits.
 """
 
-import gzip
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from miselbo.errors import InputError
+from miselbo.runtime.gzipped import unpacked
 
 Records = list[tuple[str, str]]  # names and sequences
 DATATYPES = ("dna", "rna", "nucleotide")
@@ -29,15 +29,13 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read, or is not UTF-8.
     """
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
+        text = unpacked(path.read_bytes(), path, "Unpack it by hand, or get it again.").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"cannot read {path}: it is no UTF-8 text ({error.reason}); save it as UTF-8"
         ) from None
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read {path}: {reason}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
