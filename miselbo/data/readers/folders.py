@@ -30,7 +30,8 @@ def detect(paths: Sequence[Path], size: tuple[int, int] | None, channels: int | 
             raise InputError(
                 f"{shown(path)}: {columns} x {rows} pixels (width x height), {shown(paths[0])} has "
                 f"{width} x {height}: images of different sizes. Set dataset.size to bring all "
-                f"to one, such as dataset.size=64 or dataset.size=[{min(rows, height)},{min(columns, width)}] (height, width)."
+                f"to one, such as dataset.size=64 or "
+                f"dataset.size=[{min(rows, height)},{min(columns, width)}] (height, width)."
             )
         height, width = rows, columns
     return Recipe(*(size or (height, width)), channels or colours, resize=size is not None)

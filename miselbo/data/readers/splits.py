@@ -111,7 +111,8 @@ def _by_share(root: Path, files: list[Path], validation_share: float, test_share
             f"{shown(root)}: {len(paths)} images cannot be shared out: {tests} for test and {validations} for "
             "validation leave none to train on. Add images, or lower dataset.test_share and dataset.validation_share."
         )
-    rule = f"all {len(paths):,} images {ORDER}: the first {count:,} train, then {validations:,} validation, {tests:,} test"
+    counts = f"the first {count:,} train, then {validations:,} validation, {tests:,} test"
+    rule = f"all {len(paths):,} images {ORDER}: {counts}"
     folders = {name for path in paths for name in path.relative_to(root).parts[:-1]}
     if alike := sorted(name for name in folders if _like_a_split(name)):
         said = f"folders named {', '.join(map(shown, alike[:4]))} are NOT taken as a split"
