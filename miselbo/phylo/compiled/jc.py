@@ -12,7 +12,8 @@ by 2^332 and the exponents are counted, so that nothing underflows.
 """
 
 import numpy as np
-from numba import njit
+
+from miselbo.runtime.compiled import compiled
 
 BLOCK = 64
 TWO, THREE = 2 * BLOCK, 3 * BLOCK
@@ -33,7 +34,7 @@ def blocks(tips, counts):
     return np.ascontiguousarray(tips), counts.reshape(-1, BLOCK)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def jc_trees(nodes, lengths, tips, counts, want_gradient, log_lik, gradient):
     """Log-likelihood of each tree, and its gradient in the branch lengths.
 
@@ -96,7 +97,7 @@ def jc_trees(nodes, lengths, tips, counts, want_gradient, log_lik, gradient):
         log_lik[k] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def tip_message(tip, keep, spread, out):
     """The message of a leaf."""
     for p in range(BLOCK):
@@ -108,7 +109,7 @@ def tip_message(tip, keep, spread, out):
         out[THREE + p] = keep * x3 + s
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+@compiled(nogil=True, error_model="numpy", fastmath=FAST)
 def join(one, other, keep, spread, out, sums):
     """Product of two messages, sent along the edge above, and its sums over states."""
     for p in range(BLOCK):
@@ -123,7 +124,7 @@ def join(one, other, keep, spread, out, sums):
         sums[p] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+@compiled(nogil=True, error_model="numpy", fastmath=FAST)
 def dot(one, other, sums):
     """Inner products over states."""
     for p in range(BLOCK):
@@ -135,7 +136,7 @@ def dot(one, other, sums):
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SAFE)
+@compiled(nogil=True, error_model="numpy", fastmath=SAFE)
 def root_gradient(m, x, weights, keep, spread):
     """Gradient of taxon 0's edge, x being that taxon's vector, which is then sent along the edge, in place."""
     gradient = 0.0
@@ -153,7 +154,7 @@ def root_gradient(m, x, weights, keep, spread):
     return -4.0 / 3.0 * gradient
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SAFE)
+@compiled(nogil=True, error_model="numpy", fastmath=SAFE)
 def inner_gradient(above, other, m, weights, keep, spread, out, sums):
     """Gradient of an inner edge with u = above * other; u is sent along it into ``out``, ``sums`` are u's."""
     gradient = 0.0
@@ -173,7 +174,7 @@ def inner_gradient(above, other, m, weights, keep, spread, out, sums):
     return -4.0 / 3.0 * gradient
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SAFE)
+@compiled(nogil=True, error_model="numpy", fastmath=SAFE)
 def leaf_gradient(above, other, m, weights):
     """Gradient of a leaf's edge with u = above * other."""
     gradient = 0.0
@@ -186,7 +187,7 @@ def leaf_gradient(above, other, m, weights):
     return -4.0 / 3.0 * gradient
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+@compiled(nogil=True, error_model="numpy", fastmath=FAST)
 def least(sums):
     """The smallest element."""
     low = np.inf
@@ -195,7 +196,7 @@ def least(sums):
     return low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def rescale(x, sums, exponent):
     """Multiply the patterns that became small, and count."""
     for p in range(BLOCK):

@@ -10,12 +10,12 @@ with one exponent for all categories of a pattern.
 """
 
 import numpy as np
-from numba import njit
 
 from miselbo.phylo.compiled.jc import BLOCK, HUGE, LOG_HUGE, TINY
+from miselbo.runtime.compiled import compiled
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def reversible_trees(
     nodes,
     lengths,
@@ -97,7 +97,7 @@ def reversible_trees(
         log_lik[k] = total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def transition(roots, values, inverse, time, out):
     """P(t) = I + roots diag(e^{values t} - 1) inverse, which keeps the small entries of short edges exact."""
     for i in range(4):
@@ -108,7 +108,7 @@ def transition(roots, values, inverse, time, out):
             out[i, j] = max(total, 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def spread(tip, out):
     """A taxon's vector in every category."""
     for c in range(len(out)):
@@ -117,7 +117,7 @@ def spread(tip, out):
                 out[c, i, p] = float(tip[i, p])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@compiled(nogil=True, error_model="numpy", fastmath={"contract"})
 def send(x, change, out):
     """P x in every category."""
     for c in range(len(out)):
@@ -127,7 +127,7 @@ def send(x, change, out):
                 out[c, i, p] = a0 * x[c, 0, p] + a1 * x[c, 1, p] + a2 * x[c, 2, p] + a3 * x[c, 3, p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@compiled(nogil=True, error_model="numpy", fastmath={"contract"})
 def send_back(x, change, out):
     """P' x in every category."""
     for c in range(len(out)):
@@ -137,7 +137,7 @@ def send_back(x, change, out):
                 out[c, i, p] = a0 * x[c, 0, p] + a1 * x[c, 1, p] + a2 * x[c, 2, p] + a3 * x[c, 3, p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def multiply(one, other, out, sums):
     """Product of two vectors, and its sums over categories and states."""
     sums[:] = 0.0
@@ -148,7 +148,7 @@ def multiply(one, other, out, sums):
                 sums[p] += out[c, i, p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def inner(one, other, sums):
     """Sums over categories and states of a product."""
     sums[:] = 0.0
@@ -158,14 +158,14 @@ def inner(one, other, sums):
                 sums[p] += one[c, i, p] * other[c, i, p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def divide(weights, sums, out):
     """Counts over likelihoods; 0 for the columns that fill a block up."""
     for p in range(BLOCK):
         out[p] = weights[p] / sums[p] if weights[p] > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+@compiled(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def slope(m, u, rate_matrix, rates, share):
     """Gradient of an edge: sum_p share_p sum_c r_c u' Q m."""
     total = 0.0
@@ -180,7 +180,7 @@ def slope(m, u, rate_matrix, rates, share):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def rescale(x, sums, exponent):
     """Multiply the patterns that became small, and count."""
     for p in range(BLOCK):

@@ -7,12 +7,13 @@ one vector of log-probabilities; ABSENT stands for probability 0 and CERTAIN for
 """
 
 import numpy as np
-from numba import njit
+
+from miselbo.runtime.compiled import compiled
 
 ABSENT, CERTAIN = -1, -2
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def find(table_keys, table_values, key):
     """Value of a key in an open-addressing table, ABSENT when it is not there."""
     mask = table_keys.shape[0] - 1
@@ -24,13 +25,13 @@ def find(table_keys, table_values, key):
     return ABSENT
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def mixed(key):
     """A hash of a key of 63 bits."""
     return ((key ^ (key >> 31)) * 0x9E3779B97F4A7C1 >> 17) & 0x3FFFFFFFFFF
 
 
-@njit(cache=True)
+@compiled()
 def fill(keys, values, table_keys, table_values):
     """Put all keys into an empty table."""
     mask = table_keys.shape[0] - 1
@@ -42,7 +43,7 @@ def fill(keys, values, table_keys, table_values):
         table_values[slot] = values[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def sample(uniforms, log_prob, num_splits, roots, starts, params, views, below, found):
     """Draw trees: a root split, then children down both sides; the root is forgotten.
 
@@ -93,7 +94,7 @@ def sample(uniforms, log_prob, num_splits, roots, starts, params, views, below, 
                     height += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def index(tripartitions, sides, num_splits, leaf, keys, values, nodes, splits, psps, pairs, scratch):
     """Nodes, edges and parameters of trees given by the numbers of their tripartitions.
 
@@ -156,7 +157,7 @@ def index(tripartitions, sides, num_splits, leaf, keys, values, nodes, splits, p
                         place += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def value(log_prob, param):
     """Log-probability of a parameter."""
     if param == CERTAIN:
@@ -164,7 +165,7 @@ def value(log_prob, param):
     return -np.inf if param == ABSENT else log_prob[param]
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def tree_log_q(log_prob, nodes, splits, pairs, log_q, rootings):
     """log q(tau): the log of the sum over all edges as root, in one pass up and one down.
 
@@ -212,7 +213,7 @@ def tree_log_q(log_prob, nodes, splits, pairs, log_q, rootings):
         log_q[k] = largest + np.log(total)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def tree_log_q_gradient(nodes, splits, pairs, log_q, rootings, weights, gradient):
     """Add sum_k weights_k d log q(tau_k) / d log_prob to ``gradient``.
 

@@ -10,10 +10,12 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from miselbo.runtime import compiled as caching
+
 BLOCK = 32
 B2, B3, B4, B5, B6, B7, B8 = (k * BLOCK for k in range(2, 9))
-compiled: Any = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
+compiled: Any = caching.compiled(
+    nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
 inlined: Any = njit(inline="always")
 CHUNK = 64  # rows whose sums are taken in float32, before they go into float64

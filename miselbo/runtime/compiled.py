@@ -1,0 +1,107 @@
+"""Numba's ``njit`` with a cache that never stands in the way: kept where it can be, else compiled anew each time.
+
+Numba keeps compiled code beside the source or in the user's cache, and raises where neither can be written to: an
+installation of the system's, a container without a home. Here the order is: these two (or ``NUMBA_CACHE_DIR``), a
+folder of the user's own in the temporary one, none; what is not the usual place is said once.
+"""
+
+import contextlib
+import functools
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: ``numba.njit(**options)`` with the cache of this module.
+
+    Example:
+        >>> @compiled(error_model="numpy")
+        ... def halved(x):
+        ...     return x / 2
+        >>> halved(3.0)
+        1.5
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        kernel = numba.njit(**options)(function)
+        cache = _cache(function)
+        if cache is not None:
+            kernel._cache = cache
+        return kernel
+
+    return decorate
+
+
+class KernelCache(FunctionCache):
+    """A cache whose failures cost time, nothing else."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for a signature; None where nothing can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file may raise anything when it is unpickled
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, if there is room."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            self.disable()
+            say(
+                f"cannot be kept in {self.cache_path} ({error.strerror or error}): each run compiles them anew"
+            )
+
+
+@functools.cache
+def say(what: str) -> None:
+    """One notice, of the main process alone."""
+    if parent_process() is None:
+        print(f"compiled kernels {what}", file=sys.stderr, flush=True)
+
+
+def _cache(function: Callable[..., Any]) -> KernelCache | None:
+    with contextlib.suppress(RuntimeError):  # numba's word for no place
+        return KernelCache(function)
+    folder = temporary()
+    if folder is not None:
+        with contextlib.suppress(RuntimeError), _numba_keeps_in(folder):
+            cache = KernelCache(function)
+            say(f"are kept in {folder}, as neither the installation nor the user's cache can be written to")
+            return cache
+    say("cannot be kept anywhere: each run compiles them anew")
+    return None
+
+
+@functools.cache
+def temporary() -> Path | None:
+    """A folder below the temporary one that nobody else writes to, as code is loaded from it; None if none can be."""
+    try:
+        folder = Path(tempfile.gettempdir(), f"miselbo-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError:
+        return None
+    own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+    return folder if own else None
+
+
+@contextlib.contextmanager
+def _numba_keeps_in(folder: Path) -> Iterator[None]:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
