@@ -56,7 +56,9 @@ def test_a_folder_that_others_write_to_is_not_trusted(nowhere, capsys, how, monk
         folder.write_text("")
     assert compiled()(twice)(3.0) == 6.0
     assert not files(nowhere)
-    assert capsys.readouterr().err == "compiled kernels cannot be kept anywhere: each run compiles them anew\n"
+    assert (
+        capsys.readouterr().err == "compiled kernels cannot be kept anywhere: each run compiles them anew\n"
+    )
 
 
 def test_a_full_disk_and_a_damaged_cache_cost_time_alone(nowhere, capsys, monkeypatch):
