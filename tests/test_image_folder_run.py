@@ -8,6 +8,7 @@ import runs
 from miselbo.errors import InputError
 from miselbo.pipeline import run
 from miselbo.runs import config
+from miselbo.runs.folder import check_folder
 
 
 def test_a_folder_of_images_end_to_end(tmp_path):
@@ -41,7 +42,7 @@ def test_a_folder_of_images_end_to_end(tmp_path):
     again = pd.read_parquet(folder / "results" / "per_example.parquet")
     pd.testing.assert_frame_equal(again, table, rtol=1e-4)
     with pytest.raises(InputError, match="dataset.name was 'birds-.*', now 'elsewhere-"):
-        config.check_folder(
+        check_folder(
             config.compose_config(
                 [*runs.NVAE, *small, *arguments, f"dataset.root={moved}", f"run_dir={folder}"]
             ),

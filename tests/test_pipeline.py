@@ -13,7 +13,7 @@ import runs
 from miselbo import pipeline
 from miselbo.errors import InputError
 from miselbo.evaluation import tables
-from miselbo.runs import config
+from miselbo.runs.folder import claim_folder, load_folder
 
 MODELS = {"vae": runs.VAE, "nvae": runs.NVAE}
 KEY = ["member", "step", "metric"]
@@ -265,9 +265,8 @@ def test_the_report_is_rebuilt_from_the_folder(finished, tmp_path):
 
 
 def test_a_report_without_results_says_what_to_do(tmp_path):
-    from miselbo.runs import config
 
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
     with pytest.raises(InputError, match="task=evaluate"):
         runs.from_folder("report", tmp_path)
 
@@ -323,9 +322,7 @@ def test_two_processes_count_every_example_once(tmp_path):
     pipeline.run(cfg)
     one = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     shutil.rmtree(tmp_path / "run" / "results")
-    pipeline.run(
-        config.load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"])
-    )
+    pipeline.run(load_folder(tmp_path / "run", ["task=evaluate", "evaluation.workers=2", "num_threads=1"]))
     two = pd.read_parquet(tmp_path / "run" / "results" / "per_example.parquet")
     assert two["index"].tolist() == list(range(63))
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from miselbo.commands import sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
+from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
 from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
@@ -62,11 +63,11 @@ def start() -> None:
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
         sweeps.conclude(Path(str(values["sweep_dir"])))
     elif alone(values):
-        execute(config.load_folder(Path(str(values["run_dir"])), plain))
+        execute(load_folder(Path(str(values["run_dir"])), plain))
     elif values.get("task") in FROM_FOLDER and not values.get("importer"):
         if not values.get("run_dir"):
             raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
-        execute(config.load_folder(Path(str(values["run_dir"])), plain))
+        execute(load_folder(Path(str(values["run_dir"])), plain))
     else:
         official = official_dataset(values)
         added += official
@@ -162,7 +163,7 @@ def search(arguments: list[str], plain: list[str]) -> list[str]:
 def alone(values: dict[str, Any]) -> bool:
     """Whether the overrides are a member's job on an existing run folder, and name nothing of the run itself."""
     folder = Path(str(values.get("run_dir")))
-    known = config.config_path(folder).is_file() and all(config.is_free(key) for key in values)
+    known = config_path(folder).is_file() and all(is_free(key) for key in values)
     return values.get("task") == "fit_member" and known
 
 
@@ -239,7 +240,7 @@ def lead(cfg: DictConfig, settings: Any) -> None:
         named = any(override.startswith("run_dir=") for override in settings.overrides.task)
         folder = Path(str(cfg.run_dir)).expanduser().absolute()
         if cfg.importer is not None and not named:
-            folder = config.import_folder(cfg).absolute()
+            folder = import_folder(cfg).absolute()
         with open_dict(cfg):
             cfg.run_dir = str(folder)
         execute(cfg)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 from miselbo.runs import config
+from miselbo.runs.folder import claim_folder
 from miselbo.runtime.processes import end, follow_parent
 from miselbo.runtime.progress import Meter
 
@@ -63,7 +64,7 @@ def run_parts(cfg: DictConfig, parts: Sequence[SubRun], workers: int = 1) -> dic
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"study.workers must be a whole number of at least 1, got {workers!r}")
     folder = Path(cfg.run_dir)
-    config.claim_folder(cfg, folder)
+    claim_folder(cfg, folder)
     jobs = [
         (part.name, [*inherited(cfg), *part.overrides, f"run_dir={folder / part.name}"]) for part in parts
     ]

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import config
+from miselbo.runs.folder import is_free
 from miselbo.runtime.files import write_json
 from miselbo.training.parallel import slurm as srun
 
@@ -79,7 +80,7 @@ def is_hydra(override: Override) -> bool:
 def decides(override: Override) -> bool:
     """Whether a fixed override decides what is trained."""
     key = override.key_or_group
-    return not override.is_sweep_override() and (key == "ensemble.size" or not config.is_free(key))
+    return not override.is_sweep_override() and (key == "ensemble.size" or not is_free(key))
 
 
 def run_job(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from miselbo.errors import InputError
-from miselbo.runs import config
+from miselbo.runs.folder import config_path, load_folder
 
 if TYPE_CHECKING:
     from miselbo.ensemble import Ensemble
@@ -24,7 +24,7 @@ class Run:
     @cached_property
     def config(self) -> DictConfig:
         """The resolved configuration it was started with."""
-        return config.load_folder(self.folder, [])
+        return load_folder(self.folder, [])
 
     def data(self) -> Any:
         """Its data module, set up."""
@@ -68,6 +68,6 @@ def load_run(path: str | Path) -> Run:
         miselbo.errors.InputError: no/such/folder is no run folder...
     """
     folder = Path(path)
-    if not config.config_path(folder).is_file():
-        raise InputError(f"{folder} is no run folder: {config.config_path(folder)} does not exist")
+    if not config_path(folder).is_file():
+        raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
     return Run(folder)

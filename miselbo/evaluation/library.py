@@ -13,8 +13,9 @@ from miselbo import bounds
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.result import Result
-from miselbo.evaluation.scoring import Fitting, inference_form, score_all
+from miselbo.evaluation.scoring import Fitting, inference_form
 from miselbo.evaluation.settings import PIXELS_PER_PASS, Settings, make_grid
+from miselbo.evaluation.shards import score_all
 from miselbo.evaluation.summary import write_results
 from miselbo.models.conditional import adopt
 from miselbo.protocols import fingerprint

@@ -44,7 +44,7 @@ def write(values: dict[str, np.ndarray], num_samples: int, results: Path) -> dic
     """Write ``subsets.csv`` and ``marginal.csv``; nothing, and no file of an earlier evaluation, for S = 1.
 
     Args:
-        values: per-example values of :func:`miselbo.evaluation.scoring.score_all`.
+        values: per-example values of :func:`miselbo.evaluation.shards.score_all`.
         num_samples: L.
         results: the folder.
 

@@ -33,7 +33,7 @@ def write_results(
     """Write ``results/`` of a run folder.
 
     Args:
-        values: per-example values of :func:`miselbo.evaluation.scoring.score_all`.
+        values: per-example values of :func:`miselbo.evaluation.shards.score_all`.
         settings: of the evaluation.
         folder: run folder.
         protocol: what the numbers depend on, plain JSON types; printed with them.

@@ -9,8 +9,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miselbo.errors import Stopped
-from miselbo.evaluation.scoring import NetworkSource, write_shards
+from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings
+from miselbo.evaluation.shards import write_shards
 from miselbo.runs.building import build
 from miselbo.runs.restore import restore
 from miselbo.runtime import machine, stopping

@@ -10,15 +10,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from miselbo.ensemble import Ensemble
-from miselbo.evaluation.scoring import NetworkSource, scores_bytes
+from miselbo.evaluation.cost import MEASURE, evaluation_seconds, shard_bytes
+from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings
+from miselbo.evaluation.shards import scores_bytes
 from miselbo.evaluation.workers import number_of_processes
 from miselbo.noise import derive
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
 from miselbo.phylo.training import MONITOR, Training
 from miselbo.runtime.counters import parameter_bytes, size_text
-from miselbo.training.cost import MEASURE, evaluation_seconds, shard_bytes
 
 
 def predict(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.protocols import fingerprint
-from miselbo.runs import checkpoints, config
+from miselbo.runs import checkpoints, checks
 from miselbo.runs.building import build_ensemble
 
 
@@ -36,7 +36,7 @@ def restore_official(cfg: DictConfig, data: Any) -> Ensemble:
     given = getattr(data, "image", None)
     if given is None:
         raise InputError(f"importer=nvlabs needs a dataset of images, got dataset={data.name}")
-    ensemble = load_checkpoints(config.checkpoint_paths(cfg), cfg.target, image=given)
+    ensemble = load_checkpoints(checks.checkpoint_paths(cfg), cfg.target, image=given)
     image = ensemble.target.image
     wanted, got = (
         f"{spec.channels} x {spec.height} x {spec.width} images with likelihood {spec.likelihood}"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from miselbo.data import ImageData, Images
+from miselbo.evaluation import cost
 from miselbo.evaluation.scoring import NetworkSource, score_batch
 from miselbo.evaluation.settings import Settings
 from miselbo.protocols import fingerprint
@@ -34,7 +35,7 @@ def test_operations_of_the_small_vae_by_hand():
     # 8 x 8 pixels, Z = 3, 4 channels; one multiply-add is two operations
     encoder = 2 * (4 * 4 * 4 * 9 + 2 * 2 * 8 * 4 * 9 + 2 * 2 * 8 * 8 * 9 + (8 * 2 * 2) * 6)
     decoder = 2 * (3 * (8 * 2 * 2) + 2 * 2 * 8 * 8 * 9 + 4 * 4 * 4 * 8 * 9 + 8 * 8 * 4 * 9)
-    gflop = costs.evaluation_gflop(small.vae_ensemble(3), small.images(1))
+    gflop = cost.evaluation_gflop(small.vae_ensemble(3), small.images(1))
     assert gflop["encoder"] == pytest.approx(encoder / 1e9, abs=ZERO / 1e3)
     assert gflop["decoder"] == pytest.approx(decoder / 1e9, abs=ZERO / 1e3)
     assert gflop["head"] == 0 and gflop["pass"] == gflop["decoder"]
@@ -42,7 +43,7 @@ def test_operations_of_the_small_vae_by_hand():
 
 def test_a_pass_of_an_nvae_holds_the_heads_of_all_members():
     one, three = (
-        costs.evaluation_gflop(small.nvae_ensemble(size).requires_grad_(False), small.images(1))
+        cost.evaluation_gflop(small.nvae_ensemble(size).requires_grad_(False), small.images(1))
         for size in (1, 3)
     )
     assert one["head"] == three["head"] > 0 and one["decoder"] == three["decoder"]
@@ -93,14 +94,14 @@ class Clock:
 
     def __init__(self, monkeypatch, fixed: float, per_sample: float):
         self.now = 0.0
-        real = costs.score_batch
+        real = cost.score_batch
 
         def score_batch(source, index, batch, settings):
             self.now += fixed + per_sample * len(index) * settings.num_samples
             return real(source, index, batch, settings)
 
-        monkeypatch.setattr(costs, "score_batch", score_batch)
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(cost, "score_batch", score_batch)
+        monkeypatch.setattr(cost.time, "perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 6, 100])
@@ -108,7 +109,7 @@ class Clock:
 def test_seconds_of_an_evaluation_at_a_known_speed(monkeypatch, num_samples, processes):
     Clock(monkeypatch, fixed=0.02, per_sample=0.001)
     chosen = settings(num_samples=num_samples, grid=(num_samples,))
-    result = costs.evaluation_cost(
+    result = cost.evaluation_cost(
         small.vae_ensemble(2, torch.float32), data(), chosen, processes=processes, seconds=0.01
     )
     expected = 3 * 0.02 + 11 * num_samples * 0.001  # batches of 4, 4 and 3 examples
@@ -120,11 +121,11 @@ def test_seconds_of_an_evaluation_at_a_known_speed(monkeypatch, num_samples, pro
 def test_slow_batches_are_measured_on_some_examples(monkeypatch):
     Clock(monkeypatch, fixed=0.0, per_sample=0.1)
     seen = []
-    real = costs.score_batch
+    real = cost.score_batch
     monkeypatch.setattr(
-        costs, "score_batch", lambda s, index, *rest: seen.append(len(index)) or real(s, index, *rest)
+        cost, "score_batch", lambda s, index, *rest: seen.append(len(index)) or real(s, index, *rest)
     )
-    result = costs.evaluation_cost(small.vae_ensemble(2, torch.float32), data(), settings(num_samples=50))
+    result = cost.evaluation_cost(small.vae_ensemble(2, torch.float32), data(), settings(num_samples=50))
     assert set(seen[2:]) == {1}  # a pass of three samples of a whole batch would take 1.2 s
     assert result["minutes"] * 60 == pytest.approx(11 * 50 * 0.1)
 
@@ -133,7 +134,7 @@ def test_slow_batches_are_measured_on_some_examples(monkeypatch):
 def test_counts_of_an_evaluation(make):
     ensemble = make(2, torch.float32)
     one, two = (
-        costs.evaluation_cost(ensemble, data(), settings(num_samples=samples, grid=(1, samples), save_scores=True),
+        cost.evaluation_cost(ensemble, data(), settings(num_samples=samples, grid=(1, samples), save_scores=True),
                               seconds=0.01)
         for samples in (6, 12)
     )  # fmt: skip
@@ -151,7 +152,7 @@ def test_result_shards_have_the_size_they_will_have(grid):
     source = NetworkSource(ensemble, data(), chosen, "cpu")
     parts = [score_batch(source, index, batch, chosen) for index, batch in source.batches()]
     written = sum(array.nbytes for part in parts for name, array in part.items() if name != "seconds")
-    forecast = costs.evaluation_cost(ensemble, data(), chosen, seconds=0.01)
+    forecast = cost.evaluation_cost(ensemble, data(), chosen, seconds=0.01)
     assert forecast["bytes"]["result_shards"] == written
 
 

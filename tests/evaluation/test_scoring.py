@@ -14,9 +14,10 @@ from miselbo.data import ImageData, Images
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import scoring as evaluation
-from miselbo.evaluation.scoring import NetworkSource, forget_other_shards, score_all, shard_key
+from miselbo.evaluation.run import stop_note, until_precise
+from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings, doublings, make_grid, make_settings
-from miselbo.pipeline import stop_note, until_precise
+from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
 
@@ -226,7 +227,7 @@ def test_kept_scores_hold_everything(tmp_path, ensemble, data):
 
 
 def test_processes_share_the_batches(tmp_path, ensemble, data):
-    from miselbo.evaluation.scoring import read_shards, write_shards
+    from miselbo.evaluation.shards import read_shards, write_shards
     from miselbo.runtime.progress import Meter
 
     source = NetworkSource(ensemble, data, settings(), "cpu")

@@ -21,6 +21,7 @@ from miselbo.importers.nvlabs import load_checkpoints
 from miselbo.pipeline import run
 from miselbo.protocols import fingerprint
 from miselbo.runs import config
+from miselbo.runs.folder import import_folder, load_folder
 from miselbo.runs.restore import restore
 
 QUICK = [
@@ -209,7 +210,7 @@ def test_missing_files_show_before_data_are_loaded(tmp_path):
 
 def test_a_folder_for_each_set_of_files(pair):
     def folder(*more: str) -> Path:
-        return config.import_folder(config.compose_config(arguments(pair, *more)))
+        return import_folder(config.compose_config(arguments(pair, *more)))
 
     assert folder().parent == Path("outputs") and folder().name.startswith("nvlabs-q1-digits-")
     others = [folder("target=each"), folder("dataset=mnist"), folder(f"checkpoints=[{pair[1]}]")]
@@ -256,7 +257,7 @@ def test_a_run_of_ours_as_official_files(tmp_path):
     assert result["checkpoints"] == [str(file) for file in files]
     args = official.content(files[0])["args"]
     assert (args.dataset, args.batch_size, args.seed) == ("digits", 32, 0)
-    cfg = config.load_folder(tmp_path / "run", [])
+    cfg = load_folder(tmp_path / "run", [])
     data = digits(num_test=12)
     assert fingerprint(load_checkpoints(files)) == fingerprint(restore(cfg, data))
     ours = json.loads((tmp_path / "run/results/summary.json").read_text())

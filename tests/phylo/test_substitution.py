@@ -17,8 +17,8 @@ from miselbo.phylo import Alignment, Substitution, log_likelihood
 from miselbo.phylo.likelihood import JukesCantor, Reversible, make_likelihood
 from miselbo.phylo.tree import nodes, random_topology
 from miselbo.pipeline import run
-from miselbo.runs import config
 from miselbo.runs.config import compose_config
+from miselbo.runs.folder import check_folder, claim_folder, config_path, stored
 
 PI = (0.35, 0.15, 0.2, 0.3)
 GTR = {"model": "gtr", "rates": (1.2, 3.1, 0.8, 0.6, 4.2, 1.0), "frequencies": PI}
@@ -177,10 +177,10 @@ def test_a_run_with_another_model(tmp_path):
 
 def test_a_folder_of_an_older_version_lacks_the_model(tmp_path):
     cfg = compose_config(["model=vbpi", f"run_dir={tmp_path}"])
-    config.claim_folder(cfg, tmp_path)
+    claim_folder(cfg, tmp_path)
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "q1.ckpt").touch()
-    old = config.stored(tmp_path)
+    old = stored(tmp_path)
     del old.model.target["substitution"]
-    OmegaConf.save(old, config.config_path(tmp_path))
-    config.check_folder(cfg, tmp_path)
+    OmegaConf.save(old, config_path(tmp_path))
+    check_folder(cfg, tmp_path)

@@ -5,7 +5,8 @@ import runs
 from omegaconf import OmegaConf
 
 from miselbo.errors import InputError
-from miselbo.runs import config
+from miselbo.runs import checks, config
+from miselbo.runs.folder import ADDED, check_folder, claim_folder, config_path, load_folder, stored
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ GROUPS = [
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_every_file_composes_resolves_and_passes(group, choice):
     cfg = config.compose_config([f"{group}={choice}", "run_dir=anywhere"])
-    config.check_values(cfg)
+    checks.check_values(cfg)
     assert OmegaConf.to_container(cfg, resolve=True)["run_dir"] == "anywhere"
     if group != "experiment" and "name" in cfg[group]:
         assert cfg[group].name == choice
@@ -113,21 +114,21 @@ def test_sizes_are_whole_numbers_of_at_least_one(key, value):
     cfg = config.compose_config(["run_dir=x"])
     OmegaConf.update(cfg, key, value)
     with pytest.raises(InputError, match=f"^{key} must be a whole number of at least 1.*, got {value!r}$"):
-        config.check_values(cfg)
+        checks.check_values(cfg)
 
 
 def test_seed_and_task():
     with pytest.raises(InputError, match="seed must be a whole number of at least 0, got -1"):
-        config.check_values(config.compose_config(["run_dir=x", "seed=-1"]))
+        checks.check_values(config.compose_config(["run_dir=x", "seed=-1"]))
     with pytest.raises(InputError, match="unknown task=evalute; did you mean 'evaluate'"):
-        config.check_values(config.compose_config(["run_dir=x", "task=evalute"]))
+        checks.check_values(config.compose_config(["run_dir=x", "task=evalute"]))
 
 
 def test_claiming_an_empty_or_new_folder_and_again(tmp_path):
     for folder in (tmp_path, tmp_path / "new" / "folder"):
         cfg = runs.configure(folder)
-        config.claim_folder(cfg, folder)
-        config.claim_folder(cfg, folder)
+        claim_folder(cfg, folder)
+        claim_folder(cfg, folder)
         assert OmegaConf.load(folder / ".hydra" / "config.yaml") == OmegaConf.create(
             OmegaConf.to_container(cfg, resolve=True)
         )
@@ -144,51 +145,51 @@ def test_claiming_an_empty_or_new_folder_and_again(tmp_path):
     ],
 )
 def test_a_folder_of_another_configuration_is_left_alone(tmp_path, override, listed):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "q1.ckpt").write_text("precious")
     before = runs.snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
-        config.claim_folder(runs.configure(tmp_path, override), tmp_path)
+        claim_folder(runs.configure(tmp_path, override), tmp_path)
     assert listed in str(caught.value)
     assert "another configuration" in str(caught.value)
     assert runs.snapshot(tmp_path) == before
 
 
 def test_an_untrained_folder_takes_corrected_settings(tmp_path):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
-    config.claim_folder(runs.configure(tmp_path, "model.objective.learning_rate=0.5"), tmp_path)
-    assert config.stored(tmp_path).model.objective.learning_rate == 0.5
+    claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path, "model.objective.learning_rate=0.5"), tmp_path)
+    assert stored(tmp_path).model.objective.learning_rate == 0.5
 
 
 def test_a_folder_of_an_older_version_lacks_newer_keys(tmp_path):
     cfg = runs.configure(tmp_path, model=runs.NVAE)
     OmegaConf.set_struct(cfg, False)
-    config.claim_folder(cfg, tmp_path)
+    claim_folder(cfg, tmp_path)
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "q1.ckpt").touch()
     of_trees = "model.target.substitution."  # tests/phylo/test_substitution.py
-    for key, value in config.ADDED.items():
+    for key, value in ADDED.items():
         if key.startswith(of_trees):
             continue
         group, _, name = key.rpartition(".")
         assert OmegaConf.select(cfg, key) == value  # the default has stayed what it was
         del OmegaConf.select(cfg, group)[name]
-    OmegaConf.save(cfg, config.config_path(tmp_path))
-    config.check_folder(runs.configure(tmp_path, model=runs.NVAE), tmp_path)
+    OmegaConf.save(cfg, config_path(tmp_path))
+    check_folder(runs.configure(tmp_path, model=runs.NVAE), tmp_path)
     with pytest.raises(InputError, match="model.approximation.num_flows was 0, now 1"):
         flows = "model.approximation.num_flows=1"
-        config.check_folder(runs.configure(tmp_path, flows, model=runs.NVAE), tmp_path)
+        check_folder(runs.configure(tmp_path, flows, model=runs.NVAE), tmp_path)
 
 
 def test_another_model_lists_what_differs(tmp_path):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
     (tmp_path / "members").mkdir()
     (tmp_path / "members" / "q1.ckpt").touch()
     with pytest.raises(
         InputError, match="model.approximation._target_ was 'miselbo.models.vae.Encoder', now"
     ):
-        config.claim_folder(runs.configure(tmp_path, model=runs.NVAE), tmp_path)
+        claim_folder(runs.configure(tmp_path, model=runs.NVAE), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -202,26 +203,26 @@ def test_another_model_lists_what_differs(tmp_path):
     ],
 )
 def test_what_changes_no_member_may_differ(tmp_path, override):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
-    config.claim_folder(runs.configure(tmp_path, override), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path, override), tmp_path)
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = runs.snapshot(tmp_path)
     with pytest.raises(InputError, match="not empty and is no run folder"):
-        config.claim_folder(runs.configure(tmp_path), tmp_path)
+        claim_folder(runs.configure(tmp_path), tmp_path)
     assert runs.snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1\n", "name: of another project\n", ""])
 def test_a_config_file_of_another_project_is_left_alone(tmp_path, content):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
-    config.config_path(tmp_path).write_text(content)
+    claim_folder(runs.configure(tmp_path), tmp_path)
+    config_path(tmp_path).write_text(content)
     before = runs.snapshot(tmp_path)
     for attempt in (
-        lambda: config.claim_folder(runs.configure(tmp_path), tmp_path),
-        lambda: config.load_folder(tmp_path, ["task=evaluate"]),
+        lambda: claim_folder(runs.configure(tmp_path), tmp_path),
+        lambda: load_folder(tmp_path, ["task=evaluate"]),
     ):
         with pytest.raises(InputError, match=r"config.yaml (cannot be read|is no configuration of miselbo)"):
             attempt()
@@ -231,16 +232,16 @@ def test_a_config_file_of_another_project_is_left_alone(tmp_path, content):
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file is a file: use another run_dir"):
-        config.claim_folder(runs.configure(tmp_path / "file"), tmp_path / "file")
+        claim_folder(runs.configure(tmp_path / "file"), tmp_path / "file")
     with pytest.raises(InputError, match="cannot write to run_dir="):
-        config.claim_folder(runs.configure(tmp_path / "file" / "below"), tmp_path / "file" / "below")
+        claim_folder(runs.configure(tmp_path / "file" / "below"), tmp_path / "file" / "below")
 
 
 def test_a_run_folder_gives_its_configuration_with_overrides(tmp_path):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
     moved = tmp_path.parent / f"{tmp_path.name}-moved"
     tmp_path.rename(moved)
-    cfg = config.load_folder(moved, ["task=evaluate", "evaluation.num_samples=7", "evaluation.grid=[2,7]"])
+    cfg = load_folder(moved, ["task=evaluate", "evaluation.num_samples=7", "evaluation.grid=[2,7]"])
     assert (cfg.task, cfg.run_dir, cfg.evaluation.num_samples, list(cfg.evaluation.grid)) == (
         "evaluate",
         str(moved),
@@ -264,11 +265,11 @@ def test_a_run_folder_gives_its_configuration_with_overrides(tmp_path):
     ],
 )
 def test_overrides_a_trained_run_cannot_take(tmp_path, override, message):
-    config.claim_folder(runs.configure(tmp_path), tmp_path)
+    claim_folder(runs.configure(tmp_path), tmp_path)
     with pytest.raises(InputError, match=message):
-        config.load_folder(tmp_path, ["task=evaluate", override])
+        load_folder(tmp_path, ["task=evaluate", override])
 
 
 def test_no_run_folder(tmp_path):
     with pytest.raises(InputError, match="is no run folder"):
-        config.load_folder(tmp_path / "nowhere", ["task=report"])
+        load_folder(tmp_path / "nowhere", ["task=report"])

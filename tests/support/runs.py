@@ -10,6 +10,7 @@ import torch
 
 from miselbo.pipeline import run
 from miselbo.runs import config
+from miselbo.runs.folder import load_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -53,7 +54,7 @@ def fit(folder: Path, *more: str, model: list[str] = VAE) -> dict[str, Any]:
 
 
 def from_folder(task: str, folder: Path, *more: str) -> dict[str, Any]:
-    return run(config.load_folder(folder, [f"task={task}", f"run_dir={folder}", *more]))
+    return run(load_folder(folder, [f"task={task}", f"run_dir={folder}", *more]))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -21,6 +21,7 @@ from miselbo.errors import InputError
 from miselbo.phylo.published import score_both_ways
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build
+from miselbo.runs.folder import stored
 from miselbo.runs.restore import restore
 from miselbo.runtime.files import atomic, write_csv, write_text
 from miselbo.runtime.progress import Meter
@@ -142,7 +143,7 @@ def written(value: Any) -> str:
 
 def row(path: Path) -> dict[str, Any]:
     """The numbers of one run folder, and of the published recipe on the same draws."""
-    cfg = config.stored(path)
+    cfg = stored(path)
     headline = json.loads((path / "results" / "summary.json").read_text())["headline"]
     examples = examples_of(path)
     size, samples = int(headline["S"]), int(headline["L"])

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from miselbo.errors import InputError
-from miselbo.runs import checkpoints, config, curves
+from miselbo.runs import checkpoints, curves
+from miselbo.runs.folder import claim_folder
 from miselbo.training.parallel.side_by_side import number_of_workers
 
 
@@ -38,7 +39,7 @@ def fit_member(
     finished = checkpoints.load_for(folder, target, members, number)
     claim = cfg.copy()
     claim.task, claim.member = "run", None
-    config.claim_folder(claim, folder)
+    claim_folder(claim, folder)
     if number not in finished:
         fit(cfg, data, folder, partial(curves.logger_of, folder), only=number)
     missing = checkpoints.missing_members(folder, cfg.ensemble.size)

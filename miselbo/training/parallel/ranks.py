@@ -23,7 +23,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from miselbo.errors import InputError, TrainingDivergedError
-from miselbo.runs import config
+from miselbo.runs.folder import config_path
 from miselbo.runtime import stopping
 from miselbo.training.parallel import slurm as srun
 
@@ -108,7 +108,7 @@ def together(cfg: DictConfig, folder: Path) -> Iterator[None]:
     Raises:
         RuntimeError: one of them failed.
     """
-    total, path = processes(cfg), config.config_path(folder).absolute()
+    total, path = processes(cfg), config_path(folder).absolute()
     if total == 1:
         yield
     elif srun.asked(cfg):

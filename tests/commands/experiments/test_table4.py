@@ -10,6 +10,7 @@ from miselbo.commands.experiments import table4
 from miselbo.errors import InputError
 from miselbo.phylo.simulation import NAMES, TREE, simulate
 from miselbo.runs import config
+from miselbo.runs.folder import identity, stored
 
 QUICK = ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
 TINY = [
@@ -84,8 +85,8 @@ def test_several_sets_with_a_flow(root, tmp_path):
     table = pd.read_csv(tmp_path / "results" / "table4.csv").set_index("set")
     assert list(table.index) == ["ds1", "ds2"] and (table["S"] == 2).all()
     assert (table["copies_gain"].abs() < 1e-9).all() and (table["copies_recipe_gain"].abs() > 1e-3).all()
-    stored = config.stored(tmp_path / "run" / "ds2")
-    assert (stored.dataset.name, stored.model.approximation.flow.layers) == ("ds2", 2)
+    cfg = stored(tmp_path / "run" / "ds2")
+    assert (cfg.dataset.name, cfg.model.approximation.flow.layers) == ("ds2", 2)
 
 
 def test_parts_are_ordinary_runs():
@@ -93,7 +94,7 @@ def test_parts_are_ordinary_runs():
     cfg = config.compose_config(["experiment=table4_small", "dataset.root=/data", "run_dir=x"])
     part = config.compose_config([*table4.overrides(cfg, "ds1"), "run_dir=x"])
     plain = config.compose_config(["model=vbpi", "dataset=ds1", "ensemble.size=3", "run_dir=x"])
-    assert config.identity(part) == config.identity(plain) and part.evaluation.num_samples == 1000
+    assert identity(part) == identity(plain) and part.evaluation.num_samples == 1000
     large = config.compose_config(["experiment=table4", "dataset.root=/data", "run_dir=x"])
     assert list(large.study.sets) == list(table4.SETS) and large.ensemble.size == 5
     one = config.compose_config([*table4.overrides(large, "ds8"), "run_dir=x"])

@@ -1,0 +1,147 @@
+"""One evaluation from scoring to ``results/``."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from miselbo import bounds
+from miselbo.ensemble import Ensemble
+from miselbo.errors import InputError
+from miselbo.evaluation.scoring import NetworkSource, inference_form
+from miselbo.evaluation.settings import Settings, doublings
+from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
+from miselbo.evaluation.summary import write_results
+from miselbo.evaluation.workers import number_of_processes, score_in_processes
+from miselbo.protocols import fingerprint
+from miselbo.runs import checkpoints
+
+
+def check_splits(data: Any) -> None:
+    """Every split must hold an example."""
+    for name in data.splits:
+        if len(data.split(name)) == 0:
+            raise InputError(f"the {name} split of {data.name} holds no example")
+
+
+def evaluate(
+    cfg: DictConfig,
+    data: Any,
+    ensemble: Ensemble,
+    settings: Settings,
+    folder: Path,
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score the split and write ``results/``; ``about``: lines of the protocol of an ensemble trained elsewhere."""
+    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    device = "cuda" if gpu else "cpu"
+    processes = number_of_processes(cfg.evaluation.workers, device)
+    stamp = fingerprint(ensemble)
+    data_stamp = f"{stamp} {data.protocol(settings.split)}"
+    shards, keys = folder / "results" / "shards", list[str]()
+    target: Any = ensemble.target
+    protocol = {
+        **data.protocol(settings.split),
+        **(target.protocol() if hasattr(target, "protocol") else {}),
+        "seed": cfg.seed,
+        "model": cfg.model.name,
+        "device": device,
+        "fingerprint": stamp,
+        "target_fingerprint": fingerprint(ensemble.target),
+        **(about or {}),
+    }
+
+    def score(settings: Settings) -> dict[str, np.ndarray]:
+        source = NetworkSource(ensemble, data, settings, device)
+        share = None
+        if processes > 1:
+            share = partial(score_in_processes, cfg, settings, device, processes, source.num_data)
+        keys.append(shard_key(settings, data_stamp))
+        return score_all(source, settings, shards, data_stamp, cfg.trainer.enable_progress_bar, share)
+
+    goal = cfg.evaluation.stop_at_se
+    settings, values, scored = until_precise(goal, settings, score)
+    forget_other_shards(shards, keys)
+    if goal is not None:
+        protocol["notes"] = [stop_note(goal, settings.num_samples, scored)]
+    if settings.dtype == "bfloat16" or settings.compile:
+        change = change_against_float32(ensemble, data, settings, device)
+        protocol |= {"compile": settings.compile, "change_against_float32": change}
+        protocol["notes"] = [*protocol.get("notes", []), change_note(change)]
+    stages = [] if about else training_stages(folder, cfg.ensemble.size)
+    summary = write_results(
+        values, settings, folder, protocol, stages, data.num_dims, data.words, data.sections, data.cautions
+    )
+    data.save_extras(ensemble, settings, cfg.evaluation.num_pictures, folder / "results")
+    return summary
+
+
+def until_precise(
+    goal: float | None, settings: Settings, score: Callable[[Settings], dict[str, np.ndarray]]
+) -> tuple[Settings, dict[str, np.ndarray], int]:
+    """Score at L, or with a goal at L = 16, 32, ... until the headline's Monte Carlo error is at most the goal.
+
+    Each doubling scores from the first sample again, so the total, which is returned too, is less than three times
+    the last one.
+    """
+    if goal is None:
+        return settings, score(settings), settings.num_samples
+    scored = 0
+    for step in doublings(settings):
+        values = score(step)
+        scored += step.num_samples
+        error = float(np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / len(values["index"]))
+        print(f"L = {step.num_samples}: Monte Carlo standard error of MISELBO {error:.5f} nats (goal {goal})")
+        if error <= goal:
+            break
+    return step, values, scored
+
+
+def stop_note(goal: float, used: int, scored: int) -> str:
+    """What ``evaluation.stop_at_se`` did."""
+    return (
+        f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal:g}); each starts from the first "
+        f"sample again, so {scored} samples per member and example were scored in all."
+    )
+
+
+def change_note(change: dict[str, float]) -> str:
+    """Measured effect of a cheaper form of the network."""
+    return (
+        f"Against plain float32 this evaluation changes MISELBO by {change['mean']:+.5f} nats on average, at most "
+        f"{change['largest']:.5f} (first {change['examples']} examples, L = {change['L']}, same noise)."
+    )
+
+
+def change_against_float32(
+    ensemble: Ensemble, data: Any, settings: Settings, device: str
+) -> dict[str, float]:
+    """Change of MISELBO by dtype and compilation against plain float32, first examples, same noise, nats."""
+    batch = next(iter(data.evaluation_batches(settings.split, min(8, settings.batch_size))))
+    x, index = batch[data.input_key].to(device), batch["index"].to(device)
+    samples = min(settings.num_samples, 20)
+    fast, plain = (
+        bounds.miselbo(*inference_form(ensemble, *form).score(x, samples, settings.seed, index))
+        for form in ((settings.dtype, settings.compile), ("float32", False))
+    )
+    change = fast - plain
+    return {
+        "mean": float(change.mean()),
+        "largest": float(change.abs().max()),
+        "examples": len(x),
+        "L": samples,
+    }
+
+
+def training_stages(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Seconds and decoder passes of each member's training."""
+    rows = []
+    for s in range(1, size + 1):
+        content = checkpoints.read(checkpoints.member_path(folder, s), "member")
+        name = content.get("stage") or ("train p and q1" if s == 1 else f"train q{s}")
+        rows.append({"stage": name, **{key: content[key] for key in ("seconds", "decoder_passes")}})
+    return rows

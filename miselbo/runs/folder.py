@@ -1,0 +1,166 @@
+"""The run folder's own copy of its configuration: claiming, recognising and loading a folder."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from miselbo.errors import InputError
+from miselbo.runs.checks import checkpoint_paths
+from miselbo.runs.config import (
+    check_kind,
+    compose_config,
+    flatten,
+    name_tail,
+    parse,
+    plain_value,
+    unknown_key,
+)
+from miselbo.runtime.files import write_text
+
+# what may differ between two commands on one run folder: it changes neither the members nor the data they see
+FREE = (
+    "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "logger", "report", "model.cost",
+    "ensemble.size", "ensemble.resume_interval", "ensemble.workers",
+    "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "dataset.cache",
+    "dataset.replicates",
+    "trainer.accelerator", "trainer.enable_progress_bar", "trainer.max_time", "trainer.log_every_n_steps",
+)  # fmt: skip
+# keys that run folders of older versions lack, and what they stood for there
+ADDED = {
+    "dataset.likelihood": "bernoulli", "dataset.num_bits": 8, "model.target.num_mixtures": 10,
+    "model.approximation.num_flows": 0, "model.objective.regulariser_initial": None,
+    "trainer.sync_batchnorm": False, "ensemble.objective": "independent", "ensemble.estimator": "all_to_all",
+    "ensemble.sampled": None, "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
+    "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
+}  # fmt: skip
+
+
+def is_free(key: str) -> bool:
+    """Whether a key may differ between two commands on one run folder.
+
+    Example:
+        >>> is_free("evaluation.num_samples"), is_free("seed")
+        (True, False)
+    """
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def import_folder(cfg: DictConfig) -> Path:
+    """Run folder of an import when none is named; for checkpoints, other files or settings give another one.
+
+    Example:
+        >>> values = {"importer": "nvlabs", "checkpoints": ["a/checkpoint.pt"], "target": "tied"}
+        >>> import_folder(OmegaConf.create({**values, "dataset": {"name": "mnist"}})).as_posix()
+        'outputs/nvlabs-a-mnist-...'
+    """
+    if cfg.importer == "arrays":
+        return Path("outputs", f"arrays-{Path(str(cfg.scores)).stem}")
+    first, *_ = paths = [path.expanduser().absolute() for path in checkpoint_paths(cfg)] or [Path("none")]
+    name = first.parent.name if first.stem == "checkpoint" else first.stem
+    tail = name_tail(f"{' '.join(map(str, paths))} {cfg.target}")
+    return Path("outputs", f"nvlabs-{name}-{cfg.dataset.name}{tail}")
+
+
+def config_path(folder: Path) -> Path:
+    """Where a run keeps its resolved configuration."""
+    return folder / ".hydra" / "config.yaml"
+
+
+def stored(folder: Path) -> DictConfig:
+    """The configuration in a run folder.
+
+    Raises:
+        InputError: the file is damaged or not of this project.
+    """
+    try:
+        cfg = OmegaConf.load(config_path(folder))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{config_path(folder)} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(cfg, DictConfig) or not {"task", "model", "dataset", "ensemble", "evaluation"} <= set(
+        cfg
+    ):
+        raise InputError(f"{config_path(folder)} is no configuration of miselbo: use another run_dir")
+    return cfg
+
+
+def check_folder(cfg: DictConfig, folder: Path) -> None:
+    """Check that ``folder`` is this configuration's run folder or can become it.
+
+    Raises:
+        InputError: the folder holds something else, or a run of another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: use another run_dir")
+    if config_path(folder).exists():
+        before, now = ADDED | identity(stored(folder)), ADDED | identity(cfg)
+        differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        trained = any((folder / "members").glob("*.ckpt"))  # before that, settings may still be corrected
+        if differing and trained:
+            listed = "; ".join(
+                f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in differing[:5]
+            )
+            raise InputError(
+                f"{folder} is the run folder of another configuration: {listed}. "
+                "Use another run_dir, or the same settings to go on with this run."
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir"
+        )
+
+
+def claim_folder(cfg: DictConfig, folder: Path) -> None:
+    """Make ``folder`` this configuration's run folder.
+
+    Raises:
+        InputError: as :func:`check_folder`, nothing is written then; or the folder cannot be written to.
+    """
+    check_folder(cfg, folder)
+    try:
+        write_text(config_path(folder), OmegaConf.to_yaml(cfg, resolve=True))
+    except OSError as error:
+        raise InputError(f"cannot write to run_dir={folder}: {error.strerror}") from None
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the members: all leaves but those in ``FREE``."""
+    resolved = flatten(OmegaConf.to_container(cfg, resolve=True))
+    return {key: value for key, value in resolved.items() if not isinstance(value, dict) and not is_free(key)}
+
+
+def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
+    """The configuration of an existing run with overrides for its evaluation.
+
+    Args:
+        folder: run folder.
+        arguments: command-line overrides; ``task`` and ``run_dir`` among them are taken as they are.
+
+    Raises:
+        InputError: no run folder, an unknown key, or one that decides what the members are.
+    """
+    if not config_path(folder).is_file():
+        raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
+    fresh = compose_config([])  # a folder written by an older version lacks newer keys
+    defaults = {key: fresh[key] for key in fresh if key not in ("model", "dataset", "run_dir")}
+    cfg: Any = OmegaConf.merge(defaults, stored(folder))
+    names = flatten(cfg)
+    for override in parse(arguments):
+        key = override.key_or_group
+        if override.is_sweep_override():
+            raise InputError(
+                f"{key} has several values: a command on an existing run folder takes one run at a time"
+            )
+        if key not in names:
+            raise unknown_key(key, names)
+        if not is_free(key):
+            raise InputError(
+                f"{key} decides what the members of {folder} are and cannot be changed for a trained run"
+            )
+        if key != "logger":  # no dashboard without training
+            check_kind(override, names[key])
+            OmegaConf.update(cfg, key, plain_value(override.value()))
+    cfg.run_dir = str(folder)
+    return cfg
