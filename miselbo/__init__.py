@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from miselbo.evaluation.library import evaluate_scores as evaluate_scores
     from miselbo.evaluation.result import Result as Result
     from miselbo.importers.nvlabs import load_checkpoints as load_checkpoints
+    from miselbo.pipeline import fit as fit
     from miselbo.pipeline import run as run
     from miselbo.protocols import Approximation as Approximation
     from miselbo.protocols import Target as Target
     from miselbo.runs.config import compose_config as compose_config
+    from miselbo.runs.plan import TrainingPlan as TrainingPlan
 
 __version__ = "0.1.0"
 _PLACES = {
@@ -29,9 +31,11 @@ _PLACES = {
     "Result": "evaluation.result",
     "Run": "evaluation.finished",
     "Target": "protocols",
+    "TrainingPlan": "runs.plan",
     "compose_config": "runs.config",
     "evaluate": "evaluation.library",
     "evaluate_scores": "evaluation.library",
+    "fit": "pipeline",
     "load_checkpoints": "importers.nvlabs",
     "load_run": "evaluation.finished",
     "run": "pipeline",

@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Callable
-from functools import partial
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import sample as sampling
-from miselbo.evaluation.run import check_splits, evaluate
+from miselbo.evaluation.run import Request, check_splits, evaluate
 from miselbo.evaluation.settings import Settings, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import headline_text, write_results
-from miselbo.protocols import Approximation, Target
+from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints, checks, curves
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
-from miselbo.runs.folder import check_folder, claim_folder
+from miselbo.runs.folder import check_folder, claim_folder, config_path
 from miselbo.runs.loggers import Loggers
+from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runtime import machine, stopping
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
@@ -53,7 +54,7 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
         return report(folder)
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
-        ranks.check(cfg)
+        ranks.check(trainer_arguments(cfg), trained_alone(cfg))
     if cfg.study is not None:
         return build(cfg.study)(cfg)
     if cfg.task == "export":
@@ -70,11 +71,11 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
 
 
 def run_all(
-    cfg: DictConfig, folder: Path, data: Any, target: Target, members: list[Approximation]
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
     """Train what is missing, evaluate, report."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    fit = trainer_of_members(cfg, folder)
+    plan, family = training_plan(cfg), training_of(cfg, folder)
     # a foreign file fails now, with nothing written
     finished = checkpoints.load_finished(folder, target, members)
     done = len(finished) == len(members)
@@ -83,9 +84,9 @@ def run_all(
     claim_folder(cfg, folder)
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
-        with contextlib.nullcontext() if done else ranks.together(cfg, folder):
-            ensemble = fit(cfg, data, folder, loggers.of_member)
-        summary = evaluate(cfg, data, ensemble, settings, folder)
+        with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
+            ensemble = family(target, members, data, plan, folder, loggers.of_member)
+        summary = evaluate(request(cfg), data, ensemble, settings, folder)
         if cfg.report:
             report(folder)
         loggers.finish(summary, folder)
@@ -93,23 +94,125 @@ def run_all(
 
 
 def fit_member(
-    cfg: DictConfig, folder: Path, data: Any, target: Target, members: list[Approximation]
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
     """Train one member of a run folder that jobs for the others share."""
     make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    return member_jobs.fit_member(cfg, data, folder, target, members, trainer_of_members(cfg, folder))
+    family = training_of(cfg, folder)
+    checkpoints.load_for(
+        folder, target, members, cfg.member
+    )  # a foreign file fails now, with nothing written
+    claim = cfg.copy()
+    claim.task, claim.member = "run", None
+    claim_folder(claim, folder)
+    return member_jobs.fit_member(target, members, cfg.member, data, training_plan(cfg), folder, family)
 
 
-def trainer_of_members(cfg: DictConfig, folder: Path) -> Callable[..., Ensemble]:
-    """The family's fit function with its objective, once the run folder is known to be this configuration's."""
+def training_of(cfg: DictConfig, folder: Path) -> Callable[..., Ensemble]:
+    """The family's fit function, once the run folder is known to be this configuration's."""
     check_folder(cfg, folder)
-    fit = build(cfg.model.fit)
-    member_jobs.check_apart(cfg, fit)
-    return partial(fit, objective=OmegaConf.to_container(cfg.model.objective))
+    family = build(cfg.model.fit)
+    member_jobs.check_apart(training_plan(cfg), family, cfg.task == "fit_member")
+    return family
+
+
+def trained_alone(cfg: DictConfig) -> str | None:
+    """What of this command trains in one process alone, in words; None where several can train together."""
+    if cfg.task == "fit_member":
+        return "task=fit_member trains a member"
+    if cfg.study is not None:
+        return "an experiment of several runs trains each of them"
+    if not is_able(build(cfg.model.fit), "ranks"):
+        return f"model={cfg.model.name} trains all its members"
+    return None
+
+
+def request(cfg: DictConfig) -> Request:
+    """What the configuration says of an evaluation, besides its settings."""
+    return Request(
+        model=cfg.model.name,
+        seed=cfg.seed,
+        accelerator=cfg.trainer.accelerator,
+        workers=cfg.evaluation.workers,
+        stop_at_se=cfg.evaluation.stop_at_se,
+        num_pictures=cfg.evaluation.num_pictures,
+        size=cfg.ensemble.size,
+        progress=cfg.trainer.enable_progress_bar,
+        recipe=OmegaConf.to_yaml(cfg, resolve=True),
+    )
+
+
+def fit(
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
+    data: Any = None,
+    plan: TrainingPlan | None = None,
+    *,
+    folder: str | Path | None = None,
+    loggers: Sequence[Any] = (),
+) -> Ensemble:
+    """Train an ensemble from a program: q_1 with the target's parameters, then q_2..q_S against the frozen target.
+
+    Args:
+        target: of one of the families: images (latents and a decoder), a density, trees.
+        members: q_1..q_S; they are trained in place.
+        data: data module of the family, or images [N, C, H, W] in [0, 1] as a tensor; None for a density.
+        plan: epochs, objective, seed; default :class:`TrainingPlan`'s own.
+        folder: run folder, in which a killed training goes on; None keeps nothing.
+        loggers: Lightning loggers of every member's curves.
+
+    Returns:
+        The ensemble in evaluation mode.
+
+    Raises:
+        InputError: target, members and data do not go together, or the folder holds something else.
+        TrainingDivergedError: too many non-finite steps in a row.
+
+    Example:
+        >>> from miselbo.data import ImageSpec
+        >>> from miselbo.models.vae import Decoder, Encoder
+        >>> decoder = Decoder(ImageSpec(1, 8, 8, "bernoulli"), num_latents=2, num_channels=4)
+        >>> encoders = [Encoder(decoder, num_channels=4) for _ in range(2)]
+        >>> ensemble = fit(decoder, encoders, torch.rand(40, 1, 8, 8), TrainingPlan(epochs=1))
+        >>> len(ensemble.members)
+        2
+    """
+    plan = TrainingPlan() if plan is None else plan
+    if not members:
+        raise InputError("an ensemble needs at least one member, got none")
+    family, data = family_of(target, data)
+    keep = contextlib.nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="miselbo-")
+    with keep as place:
+        Path(place, "members").mkdir(parents=True, exist_ok=True)
+        return family(target, members, data, plan, Path(place), lambda _: list(loggers))
+
+
+def family_of(target: Any, data: Any) -> tuple[Callable[..., Ensemble], Any]:
+    """What trains members of this target, with its data."""
+    from miselbo.models.classical import DensityTarget
+    from miselbo.phylo.vbpi import Posterior
+
+    if isinstance(target, Posterior):
+        from miselbo.phylo.training import fit_members as fit_trees
+
+        return fit_trees, data
+    if isinstance(target, DensityTarget):
+        from miselbo.training.vectorised import fit_together
+
+        return fit_together, data
+    if not hasattr(target, "latent_shapes") or not hasattr(target, "draw"):
+        raise InputError(
+            f"fit trains a target with latents (draw, latent_shapes), a density or trees, got {type(target).__name__}; "
+            "for any other model write the loop yourself: docs/library.md has one of five lines"
+        )
+    from miselbo.training.fit import fit_members
+    from miselbo.training.library import as_data
+
+    return fit_members, as_data(data, target)
 
 
 def evaluate_run(
-    cfg: DictConfig, folder: Path, data: Any, target: Target, members: list[Approximation]
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
     """Evaluate the members a run folder holds."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
@@ -124,10 +227,10 @@ def evaluate_members(
     """Evaluation and report; if members come from jobs of their own, their curves go to the run's dashboard first."""
     size = cfg.ensemble.size
     if not curves.waiting(folder, size):
-        return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder), folder)
+        return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder), folder)
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, size, loggers.of_member)
-        summary = evaluate(cfg, data, ensemble, settings, folder)
+        summary = evaluate(request(cfg), data, ensemble, settings, folder)
         conclude(cfg, summary, folder)
         loggers.finish(summary, folder)
     return summary
@@ -147,7 +250,7 @@ def evaluate_checkpoints(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check_folder(cfg, folder)
     claim_folder(cfg, folder)
     about = restoring.about_official(cfg, ensemble)
-    return conclude(cfg, evaluate(cfg, data, ensemble, settings, folder, about), folder)
+    return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder, about), folder)
 
 
 def export(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -186,20 +289,21 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def cost(
-    cfg: DictConfig, folder: Path, data: Any, target: Target, members: list[Approximation]
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
     """Forecast passes, bytes and minutes; runs nothing else."""
     if cfg.model.get("cost") is None:
         raise InputError(f"task=cost: model={cfg.model.name} has no forecast (its yaml has no node 'cost')")
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    return build(cfg.model.cost)(cfg, data, target, members, settings)
+    return build(cfg.model.cost)(training_plan(cfg), data, target, members, settings, cfg.evaluation.workers)
 
 
 def sample(
-    cfg: DictConfig, folder: Path, data: Any, target: Target, members: list[Approximation]
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
     """Draw examples from the target of a run folder."""
-    return sampling.sample(cfg, target, folder)
+    options = sampling.Sampling(**OmegaConf.to_container(cfg.sampling, resolve=True))  # type: ignore[arg-type]
+    return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
 
 
 def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -45,6 +45,24 @@ class Approximation(Protocol):
         """log q_s(z | x) at the samples of a draw, whoever drew them: [L, B], nats."""
 
 
+class Stateful(Protocol):
+    """What is kept in a run folder: ``torch.nn.Module``'s part of it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its tensors by name."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take tensors of another one."""
+
+
+class TrainableTarget(Target, Stateful, Protocol):
+    """A target that is trained with q_1, or kept beside the members."""
+
+
+class TrainableMember(Approximation, Stateful, Protocol):
+    """A member that is trained."""
+
+
 def latent_noise(
     shapes: Sequence[tuple[int, ...]],
     seed: int,
@@ -104,7 +122,7 @@ class Frozen(nn.Module):
             raise RuntimeError("a frozen module changed during training: its fingerprint differs")
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(module: Stateful) -> str:
     """SHA-256 over name, dtype, shape and bytes of every parameter and buffer.
 
     Example:

@@ -17,6 +17,7 @@ from miselbo.commands import sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
+from miselbo.runs.plan import trainer_arguments
 from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
@@ -208,10 +209,10 @@ def overrides(arguments: list[str]) -> list[str]:
 def job(cfg: DictConfig) -> None:
     """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report."""
     settings = HydraConfig.get()
-    if srun.number(cfg) > 0:
+    if srun.number(cfg.trainer) > 0:
         follow(cfg, settings.mode == RunMode.MULTIRUN)
         return
-    with srun.leading(cfg):
+    with srun.leading(cfg.trainer, cfg.task):
         lead(cfg, settings)
 
 
@@ -219,9 +220,9 @@ def follow(cfg: DictConfig, sweep: bool) -> None:
     """A job of a process that srun has started beside rank 0, which tells what becomes of the job."""
     try:
         if cfg.task == "run":
-            ranks.follow(cfg)
+            ranks.follow(trainer_arguments(cfg))
     except Exception as error:
-        print(f"error in process {srun.number(cfg)}: {sweeps.first_line(error)}", file=sys.stderr)
+        print(f"error in process {srun.number(cfg.trainer)}: {sweeps.first_line(error)}", file=sys.stderr)
         if not sweep:
             sys.exit(1)
 
@@ -254,7 +255,7 @@ def lead(cfg: DictConfig, settings: Any) -> None:
 
 def execute(cfg: DictConfig) -> None:
     """Run the task; processes that srun has started beside this one leave it to this one."""
-    if srun.number(cfg) > 0:
+    if srun.number(cfg.trainer) > 0:
         return
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 

@@ -207,7 +207,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.json``."""
-        if srun.number(config) == 0:
+        if srun.number(config.trainer) == 0:
             overrides = list(config.hydra.overrides.task)
             basic = config.hydra.sweeper._target_.endswith("BasicSweeper")
             jobs = plan(overrides) if basic else None
@@ -215,7 +215,7 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.csv``, ``summary.csv``, the figure and ``report.html``; status 1 when a job has failed."""
-        if srun.number(config) == 0 and not conclude(Path(config.hydra.sweep.dir), rebuild=False):
+        if srun.number(config.trainer) == 0 and not conclude(Path(config.hydra.sweep.dir), rebuild=False):
             sys.exit(1)
 
 

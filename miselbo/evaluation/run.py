@@ -1,15 +1,15 @@
 """One evaluation from scoring to ``results/``."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from omegaconf import DictConfig
 
 from miselbo import bounds
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.scoring import NetworkSource, inference_form
@@ -19,27 +19,54 @@ from miselbo.evaluation.summary import write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
 from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
+from miselbo.runtime import machine
 
 
-def check_splits(data: Any) -> None:
+def check_splits(data: Data) -> None:
     """Every split must hold an example."""
     for name in data.splits:
         if len(data.split(name)) == 0:
             raise InputError(f"the {name} split of {data.name} holds no example")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What an evaluation depends on besides the ensemble, the data and its :class:`Settings`.
+
+    Args:
+        model: name, for the protocol.
+        seed: of the run.
+        accelerator: ``trainer.accelerator``.
+        workers: processes that share the examples, or "auto".
+        stop_at_se: nats; L doubles until the Monte Carlo error of MISELBO is below.
+        num_pictures: examples shown in the report.
+        size: S.
+        progress: show it.
+        recipe: the run's configuration as YAML, for processes that share the work.
+    """
+
+    model: str
+    seed: int
+    accelerator: str
+    workers: int | str
+    stop_at_se: float | None
+    num_pictures: int
+    size: int
+    progress: bool
+    recipe: str
+
+
 def evaluate(
-    cfg: DictConfig,
-    data: Any,
+    request: Request,
+    data: Data,
     ensemble: Ensemble,
     settings: Settings,
     folder: Path,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score the split and write ``results/``; ``about``: lines of the protocol of an ensemble trained elsewhere."""
-    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-    device = "cuda" if gpu else "cpu"
-    processes = number_of_processes(cfg.evaluation.workers, device)
+    device = machine.device(request.accelerator)
+    processes = number_of_processes(request.workers, device)
     stamp = fingerprint(ensemble)
     data_stamp = f"{stamp} {data.protocol(settings.split)}"
     shards, keys = folder / "results" / "shards", list[str]()
@@ -47,8 +74,8 @@ def evaluate(
     protocol = {
         **data.protocol(settings.split),
         **(target.protocol() if hasattr(target, "protocol") else {}),
-        "seed": cfg.seed,
-        "model": cfg.model.name,
+        "seed": request.seed,
+        "model": request.model,
         "device": device,
         "fingerprint": stamp,
         "target_fingerprint": fingerprint(ensemble.target),
@@ -59,11 +86,19 @@ def evaluate(
         source = NetworkSource(ensemble, data, settings, device)
         share = None
         if processes > 1:
-            share = partial(score_in_processes, cfg, settings, device, processes, source.num_data)
+            share = partial(
+                score_in_processes,
+                request.recipe,
+                request.progress,
+                settings,
+                device,
+                processes,
+                source.num_data,
+            )
         keys.append(shard_key(settings, data_stamp))
-        return score_all(source, settings, shards, data_stamp, cfg.trainer.enable_progress_bar, share)
+        return score_all(source, settings, shards, data_stamp, request.progress, share)
 
-    goal = cfg.evaluation.stop_at_se
+    goal = request.stop_at_se
     settings, values, scored = until_precise(goal, settings, score)
     forget_other_shards(shards, keys)
     if goal is not None:
@@ -72,11 +107,11 @@ def evaluate(
         change = change_against_float32(ensemble, data, settings, device)
         protocol |= {"compile": settings.compile, "change_against_float32": change}
         protocol["notes"] = [*protocol.get("notes", []), change_note(change)]
-    stages = [] if about else training_stages(folder, cfg.ensemble.size)
+    stages = [] if about else training_stages(folder, request.size)
     summary = write_results(
         values, settings, folder, protocol, stages, data.num_dims, data.words, data.sections, data.cautions
     )
-    data.save_extras(ensemble, settings, cfg.evaluation.num_pictures, folder / "results")
+    data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
     return summary
 
 

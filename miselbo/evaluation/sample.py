@@ -2,11 +2,9 @@
 
 import copy
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from omegaconf import DictConfig
 
 from miselbo.data.grid import save_grid
 from miselbo.errors import InputError
@@ -23,19 +21,42 @@ def sampling_path(folder: Path) -> Path:
     return folder / "members" / "target_sampling.ckpt"
 
 
-def check(cfg: Any) -> None:
-    """Refuse values of the ``sampling`` group that cannot be.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: the ``sampling`` group of the configuration.
+
+    Args:
+        num: images.
+        temperature: multiplies the prior's scales.
+        readjust_batches: batches for batch-norm statistics at that temperature; 0: those of training.
+        batch_size: images that run at once.
+        columns: of the picture; None: as square as can be.
+        seed: of the samples; None: that of the run.
+    """
+
+    num: int = 64
+    temperature: float = 1.0
+    readjust_batches: int = 500
+    batch_size: int = 16
+    columns: int | None = None
+    seed: int | None = None
+
+
+def check(options: Sampling) -> None:
+    """Refuse values that cannot be.
 
     Raises:
         InputError: naming the key.
     """
     for name, least in (("num", 1), ("batch_size", 2), ("readjust_batches", 0), ("columns", 1)):
-        value = 1 if name == "columns" and cfg[name] is None else cfg[name]
+        value = getattr(options, name)
+        if name == "columns" and value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"sampling.{name} must be a whole number of at least {least}, got {value!r}")
-    if cfg.seed is not None and (type(cfg.seed) is not int or cfg.seed < 0):
-        raise InputError(f"sampling.seed must be a whole number of at least 0 or null, got {cfg.seed!r}")
-    temperature = cfg.temperature
+    if options.seed is not None and (type(options.seed) is not int or options.seed < 0):
+        raise InputError(f"sampling.seed must be a whole number of at least 0 or null, got {options.seed!r}")
+    temperature = options.temperature
     if (
         isinstance(temperature, bool)
         or not isinstance(temperature, int | float)
@@ -44,7 +65,7 @@ def check(cfg: Any) -> None:
         raise InputError(f"sampling.temperature must be a positive number, got {temperature!r}")
 
 
-def sample(cfg: DictConfig, target: Any, folder: Path) -> dict[str, Any]:
+def sample(target: Any, folder: Path, options: Sampling, seed: int, device: str) -> dict[str, Any]:
     """Write ``samples/*.png`` from the finished target of a run folder.
 
     With ``sampling.readjust_batches`` above 0 the batch-norm statistics are estimated anew, in a copy that is kept as
@@ -52,9 +73,11 @@ def sample(cfg: DictConfig, target: Any, folder: Path) -> dict[str, Any]:
     read.
 
     Args:
-        cfg: the whole configuration.
         target: freshly built; filled from the folder.
         folder: run folder.
+        options: how.
+        seed: of the run.
+        device: where to compute.
 
     Returns:
         What was made: ``path``, ``num``, ``temperature``, ``seed``, ``readjust_batches``, ``target_fingerprint``.
@@ -62,14 +85,12 @@ def sample(cfg: DictConfig, target: Any, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no finished target, one that makes no images, or a value out of range.
     """
-    options = cfg.sampling
     check(options)
     if not hasattr(target, "sample"):
-        raise InputError(f"model={cfg.model.name} has no prior to sample images from")
+        raise InputError("task=sample: this model has no prior to sample images from")
     stamp = checkpoints.load_target(folder, target)
-    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-    target.to("cuda" if gpu else "cpu").eval()
-    seed = cfg.seed if options.seed is None else options.seed
+    target.to(device).eval()
+    seed = seed if options.seed is None else options.seed
     batches = options.readjust_batches if batch_norms(target) else 0
     made = {
         "temperature": float(options.temperature),

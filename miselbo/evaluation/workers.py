@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from miselbo.errors import Stopped
 from miselbo.evaluation.scoring import NetworkSource
@@ -27,12 +27,13 @@ def number_of_processes(workers: int | str, device: str) -> int:
 
 
 def score_in_processes(
-    cfg: DictConfig, settings: Settings, device: str, count: int, num_data: int, shards: Path
+    recipe: str, show: bool, settings: Settings, device: str, count: int, num_data: int, shards: Path
 ) -> None:
     """Write the shards of an evaluation with ``count`` processes, rank r taking batches r, r + count, ...
 
     Args:
-        cfg: resolved configuration; the processes load the members from its run folder.
+        recipe: configuration as YAML; the processes load the members from its run folder.
+        show: progress.
         settings: of the evaluation.
         device: "cpu", or "cuda" for one GPU per process.
         count: number of processes.
@@ -43,12 +44,11 @@ def score_in_processes(
         RuntimeError: a process failed; finished shards are kept, and the same command goes on from them.
     """
     context = torch.multiprocessing.get_context("spawn")
-    text = OmegaConf.to_yaml(cfg, resolve=True)
     processes = [
-        context.Process(target=_work, args=(text, settings, device, rank, count, shards))
+        context.Process(target=_work, args=(recipe, settings, device, rank, count, shards))
         for rank in range(count)
     ]
-    meter = Meter(f"evaluate in {count} processes", num_data, cfg.trainer.enable_progress_bar)
+    meter = Meter(f"evaluate in {count} processes", num_data, show)
     try:
         for process in processes:
             process.start()

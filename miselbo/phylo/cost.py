@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from miselbo.ensemble import Ensemble
 from miselbo.evaluation.cost import MEASURE, evaluation_seconds, shard_bytes
@@ -19,37 +18,39 @@ from miselbo.noise import derive
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
 from miselbo.phylo.training import MONITOR, Training
+from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime.counters import parameter_bytes, size_text
 
 
 def predict(
-    cfg: DictConfig,
+    plan: TrainingPlan,
     data: Any,
     target: Any,
     members: Sequence[Any],
     settings: Settings,
+    workers: int | str = 1,
     seconds: float = MEASURE,
 ) -> dict[str, Any]:
     """Cost of training and evaluating an ensemble, from a few measured iterations of copies of its modules.
 
     Args:
-        cfg: whole resolved configuration: gives epochs, objective and evaluation processes.
+        plan: of the training.
         data: alignment.
         target: the posterior.
         members: S of them; stay as they are.
         settings: of the evaluation.
+        workers: processes of the evaluation.
         seconds: of measuring, at least, for the training and for the evaluation.
 
     Returns:
         Plain JSON types: ``training`` of each member, ``evaluation`` of all with its tree summaries; each with
         ``likelihoods`` (those of training with their gradient) and ``minutes``; and ``bytes``.
     """
-    content: Any = OmegaConf.to_container(cfg.model.objective, resolve=True)
-    objective, epochs, size = Objective(**content), cfg.trainer.max_epochs, len(members)
-    training = Training(target, copy.deepcopy(members[0]), objective, epochs, derive(cfg.seed, 1))
+    objective, epochs, size = Objective(**plan.objective), plan.epochs, len(members)
+    training = Training(target, copy.deepcopy(members[0]), objective, epochs, derive(plan.seed, 1))
     iteration, monitor = (per_call(work, seconds) for work in (training.iteration, training.monitor))
     steps = epochs * objective.steps_per_epoch
-    processes = number_of_processes(cfg.evaluation.workers, "cpu")
+    processes = number_of_processes(workers, "cpu")
     source = NetworkSource(Ensemble(target, list(members)), data, settings, "cpu")
     timed = evaluation_seconds(source, settings, processes, seconds)
     draws = source.num_data * size * settings.num_samples

@@ -6,13 +6,12 @@ holds everything, so a run that was killed goes on exactly as it would have.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
@@ -21,78 +20,56 @@ from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
+from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
-from miselbo.runs.building import build_ensemble
+from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks, stopping
 from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
-from miselbo.training.fit import plain
-from miselbo.training.parallel.side_by_side import fit_in_processes, number_of_workers
+from miselbo.training.fit import fit_each
 
 COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
 MONITOR = 100  # samples of the bound at the end of an epoch
 
 
+@able(apart=True)
 def fit_members(
-    cfg: DictConfig,
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
     data: Any,
+    plan: TrainingPlan,
     folder: Path,
-    loggers: Callable[[int], list[Logger]],
-    objective: Mapping[str, Any],
+    loggers: Loggers,
     only: int | None = None,
 ) -> Ensemble:
-    """Train what the run folder lacks; returns the ensemble in evaluation mode.
-
-    Args:
-        cfg: the whole resolved configuration.
-        data: an alignment, see :mod:`miselbo.phylo.data`.
-        folder: run folder; finished members in it are loaded, an unfinished one goes on from its resume point.
-        loggers: makes the loggers of a member.
-        objective: hyper-parameters of :class:`~miselbo.phylo.objective.Objective`.
-        only: train this member alone, and look at no other one's files.
-
-    Raises:
-        InputError: a checkpoint in the folder does not belong to this run, or another process trains a member.
-        TrainingDivergedError: too many non-finite steps in a row.
-        MembersFailedError: members that were trained side by side failed.
-    """
-    settings = Objective(**objective)
-    target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
-    wanted = range(1, len(members) + 1) if only is None else (only,)
-    finished = checkpoints.load_finished(folder, target, members, wanted)
-    path = checkpoints.target_path(folder)
-    if not path.exists():
-        checkpoints.save(path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset))
-    missing = [s for s in wanted if s not in finished]
-    workers = number_of_workers(cfg, len(missing))
-    if workers > 1:
-        fit_in_processes(cfg, missing, workers, loggers)
-        checkpoints.load_finished(folder, target, members, missing)
-    else:
-        for s in missing:
-            fit_member(cfg, folder, loggers, settings, target, members[s - 1], s)
-    return Ensemble(target, members).eval()
+    """Train an ensemble of posteriors over trees; see :func:`miselbo.training.fit.fit_each`."""
+    return fit_each(target, members, data, plan, folder, loggers, only, fit_member)
 
 
 def fit_member(
-    cfg: DictConfig,
-    folder: Path,
-    loggers: Callable[[int], list[Logger]],
-    settings: Objective,
     target: Any,
-    member: Any,
+    members: Sequence[Any],
     s: int,
+    data: Any,
+    plan: TrainingPlan,
+    folder: Path,
+    loggers: Loggers,
 ) -> None:
     """Train q_s and keep it; its seed and initial values depend on s alone."""
-    path, resume = checkpoints.member_path(folder, s), checkpoints.resume_path(folder, s)
+    path, resume, member = (
+        checkpoints.member_path(folder, s),
+        checkpoints.resume_path(folder, s),
+        members[s - 1],
+    )
+    settings = Objective(**plan.objective)
     with locks.hold(folder, f"q{s}"):
         if path.exists():  # another process has finished it since
-            checkpoints.load_finished(folder, target, [member] * s, {s})
+            checkpoints.load_finished(folder, target, members, {s})
             return
-        training = Training(target, member, settings, cfg.trainer.max_epochs, derive(cfg.seed, s))
+        training = Training(target, member, settings, plan.epochs, derive(plan.seed, s))
         if resume.exists():
             training.load_state(checkpoints.load_file(resume))
-        run_epochs(cfg, training, s, loggers(s), resume)
+        run_epochs(plan, training, s, loggers(s), resume)
         info = {
             "stage": f"train q{s}",
             "seed": training.seed,
@@ -106,11 +83,11 @@ def fit_member(
 
 
 def run_epochs(
-    cfg: DictConfig, training: "Training", member: int, loggers: list[Logger], resume: Path
+    plan: TrainingPlan, training: "Training", member: int, loggers: Sequence[Logger], resume: Path
 ) -> None:
     """All epochs of one member, with its curves and resume points."""
-    length, epochs = training.objective.steps_per_epoch, cfg.trainer.max_epochs
-    meter = Meter(f"train q{member} epoch", epochs, cfg.trainer.enable_progress_bar)
+    length, epochs = training.objective.steps_per_epoch, plan.epochs
+    meter = Meter(f"train q{member} epoch", epochs, plan.progress)
     done = training.step // length
     meter.skip(done)
     saved = time.monotonic()
@@ -126,7 +103,7 @@ def run_epochs(
             for logger in loggers:
                 logger.log_metrics(values, training.step - 1)
             meter.update(epoch + 1, f"IWELBO {values['val/iwelbo']:.2f} nats")
-            if time.monotonic() - saved >= cfg.ensemble.resume_interval and epoch + 1 < epochs:
+            if time.monotonic() - saved >= plan.resume_interval and epoch + 1 < epochs:
                 save()
                 saved = time.monotonic()
     finally:

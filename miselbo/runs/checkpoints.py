@@ -6,16 +6,15 @@ target it was trained against; a member of another target is refused.
 
 import pickle
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.protocols import fingerprint
+from miselbo.protocols import Stateful, fingerprint
 from miselbo.runtime.files import atomic
 
 FORMAT = "miselbo checkpoint 1"
@@ -36,7 +35,7 @@ def resume_path(folder: Path, member: int) -> Path:
     return folder / "members" / f"q{member}.resume.ckpt"
 
 
-def save(path: Path, kind: str, module: nn.Module, target: nn.Module, **info: Any) -> None:
+def save(path: Path, kind: str, module: Stateful, target: Stateful, **info: Any) -> None:
     """Write one module atomically.
 
     Args:
@@ -97,7 +96,7 @@ def load_file(path: Path) -> Any:
         ) from None
 
 
-def load_state(module: nn.Module, content: dict[str, Any], path: Path) -> None:
+def load_state(module: Stateful, content: dict[str, Any], path: Path) -> None:
     """Load tensors into a module; InputError with the names that do not fit."""
     have = {name: tuple(tensor.shape) for name, tensor in content["state"].items()}
     want = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -108,7 +107,7 @@ def load_state(module: nn.Module, content: dict[str, Any], path: Path) -> None:
     module.load_state_dict(content["state"])
 
 
-def load_target(folder: Path, target: nn.Module) -> str:
+def load_target(folder: Path, target: Stateful) -> str:
     """Fill ``target`` from the run folder; returns its fingerprint."""
     path = target_path(folder)
     content = read(path, "target")
@@ -122,7 +121,7 @@ def load_target(folder: Path, target: nn.Module) -> str:
     return found
 
 
-def load_member(folder: Path, member: int, module: nn.Module, target_fingerprint: str) -> dict[str, Any]:
+def load_member(folder: Path, member: int, module: Stateful, target_fingerprint: str) -> dict[str, Any]:
     """Fill ``module`` with q_member, checking that it was trained against this target; returns what is kept beside."""
     path = member_path(folder, member)
     content = read(path, "member")
@@ -153,7 +152,7 @@ def trained_jointly(folder: Path, size: int) -> bool:
 
 
 def load_finished(
-    folder: Path, target: Any, members: list[Any], only: Collection[int] | None = None
+    folder: Path, target: Any, members: Sequence[Any], only: Collection[int] | None = None
 ) -> list[int]:
     """Fill ``target`` and ``members`` with what training has finished; returns the members' numbers.
 
@@ -192,7 +191,7 @@ def load_finished(
     return finished
 
 
-def load_for(folder: Path, target: Any, members: list[Any], member: int) -> list[int]:
+def load_for(folder: Path, target: Any, members: Sequence[Any], member: int) -> list[int]:
     """Fill what the training of one member starts from; returns the numbers, among 1 and its own, that are finished.
 
     Raises:

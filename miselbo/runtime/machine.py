@@ -45,3 +45,13 @@ def check_accelerator(name: object) -> None:
             f"trainer.accelerator={name}, but torch finds no GPU here: use trainer=default, or for several processes "
             "on a CPU trainer=ddp_fork trainer.devices=<number>"
         )
+
+
+def device(accelerator: object) -> str:
+    """Where to compute: "cuda" where ``trainer.accelerator`` allows it and torch finds one, else "cpu".
+
+    Example:
+        >>> device("cpu")
+        'cpu'
+    """
+    return "cuda" if torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda") else "cpu"

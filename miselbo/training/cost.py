@@ -13,13 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from miselbo.ensemble import Ensemble
 from miselbo.evaluation.cost import MEASURE, _count, _through, evaluation_cost
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.workers import number_of_processes
+from miselbo.runs.plan import TrainingPlan
+from miselbo.runtime import machine
 from miselbo.runtime.counters import line, parameter_bytes, size_text
 from miselbo.training.member import MemberTraining, Objective
 
@@ -27,37 +28,34 @@ STEP_SECONDS = 3.0  # the same for a training step
 
 
 def predict(
-    cfg: DictConfig,
+    plan: TrainingPlan,
     data: Any,
     target: Any,
     members: Sequence[Any],
     settings: Settings,
+    workers: int | str = 1,
     seconds: float = MEASURE,
 ) -> dict[str, Any]:
     """Cost of training and evaluating an ensemble, from a few measured passes of copies of its modules.
 
     Args:
-        cfg: whole resolved configuration: gives epochs, objective, device and evaluation processes.
+        plan: of the training.
         data: data module.
         target: built; its weights may be random.
         members: S of them.
         settings: of the evaluation.
+        workers: processes of the evaluation.
         seconds: of measuring, at least, for the evaluation and for each kind of training.
 
     Returns:
         Plain JSON types: ``evaluation`` as from :func:`evaluation_cost`, ``training`` as from :func:`training_cost`,
         and ``minutes`` of both together.
     """
-    gpu = torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-    device = "cuda" if gpu else "cpu"
-    processes = number_of_processes(cfg.evaluation.workers, device)
-    content: Any = OmegaConf.to_container(cfg.model.objective, resolve=True)
-    epochs = [cfg.trainer.max_epochs]
-    if len(members) > 1:  # as miselbo.training.fit does
-        later = max(1, round(cfg.model.member_epoch_share * cfg.trainer.max_epochs))
-        epochs += [later] * (len(members) - 1)
+    device = machine.device(plan.trainer["accelerator"])
+    processes = number_of_processes(workers, device)
+    epochs = [plan.epochs_of(s) for s in range(1, len(members) + 1)]
     with torch.random.fork_rng(devices=[]):  # new modules and loaders draw from the global generator
-        training = training_cost(target, members, data, Objective(**content), epochs, device, seconds)
+        training = training_cost(target, members, data, Objective(**plan.objective), epochs, device, seconds)
         evaluation = evaluation_cost(Ensemble(target, members), data, settings, device, processes, seconds)
     return {
         "device": device,

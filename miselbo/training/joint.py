@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor, nn
 
@@ -16,8 +15,9 @@ from miselbo.bounds.sampled import ESTIMATORS, chosen
 from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
-from miselbo.protocols import Frozen, latent_noise
+from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
 from miselbo.runs import checkpoints
+from miselbo.runs.plan import Joint, Loggers, TrainingPlan
 from miselbo.runtime.progress import EpochMeter
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.parallel import collectives
@@ -58,15 +58,15 @@ class JointTraining(pl.LightningModule):
     Args:
         target: finished.
         members: finished, trained one by one.
-        ensemble: the ``ensemble`` group of the configuration.
+        options: of the joint training.
         seed: of the noise and of the choice of components.
     """
 
-    def __init__(self, target: Any, members: Sequence[Any], ensemble: Any, seed: int):
+    def __init__(self, target: Any, members: Sequence[Any], options: Joint, seed: int):
         super().__init__()
         self._target = Frozen(target)
         self.members = nn.ModuleList(member.requires_grad_(True) for member in members)
-        self.options, self.seed = ensemble, seed
+        self.options, self.seed = options, seed
         self.skipped_in_a_row, self.passes = 0, 0
 
     @property
@@ -118,7 +118,7 @@ class JointTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adamax, its rate falling to zero along a cosine."""
-        optimizer = torch.optim.Adamax(self.members.parameters(), lr=self.options.joint_learning_rate)
+        optimizer = torch.optim.Adamax(self.members.parameters(), lr=self.options.learning_rate)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -133,12 +133,12 @@ class JointTraining(pl.LightningModule):
 
 
 def fine_tune(
-    cfg: DictConfig,
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
     data: Any,
+    plan: TrainingPlan,
     folder: Path,
-    loggers: Callable[[int], list[Logger]],
-    target: Any,
-    members: list[Any],
+    loggers: Loggers,
 ) -> Ensemble:
     """Train finished members jointly, unless the folder has done so; returns the ensemble.
 
@@ -161,10 +161,10 @@ def fine_tune(
         before[s] = checkpoints.read(kept, "member")
         checkpoints.load_state(member, before[s], kept)
     resume = folder / "members" / f"joint{len(members)}.resume.ckpt"
-    module = JointTraining(target, members, cfg.ensemble, derive(cfg.seed, JOINT))
+    module = JointTraining(target, members, plan.joint or Joint(), derive(plan.seed, JOINT))
     data.stream_seed = module.seed
     started = time.perf_counter()
-    _run(cfg, data, folder, loggers(0), module, resume)
+    _run(data, plan, folder, loggers(0), module, resume)
     module._target.verify()
     for s, member in zip(every, members, strict=True) if writes else ():
         info = {
@@ -191,12 +191,17 @@ def kept_path(folder: Path, member: int) -> Path:
 
 
 def _run(
-    cfg: DictConfig, data: Any, folder: Path, loggers: list[Logger], module: JointTraining, resume: Path
+    data: Any,
+    plan: TrainingPlan,
+    folder: Path,
+    loggers: Sequence[Logger],
+    module: JointTraining,
+    resume: Path,
 ) -> None:
-    epochs = max(1, round(cfg.ensemble.joint_epoch_share * cfg.trainer.max_epochs))
+    epochs = max(1, round(module.options.epoch_share * plan.epochs))
     callbacks = [
-        ResumePoint(resume, cfg.ensemble.resume_interval),
-        EpochMeter("jointly", cfg.trainer.enable_progress_bar),
+        ResumePoint(resume, plan.resume_interval),
+        EpochMeter("jointly", plan.progress),
     ]
     arguments = {"check_val_every_n_epoch": epochs, "limit_val_batches": 0}
-    run_trainer(cfg, data, folder, module, callbacks, loggers, resume, epochs, **arguments)
+    run_trainer(plan, data, folder, module, callbacks, loggers, resume, epochs, **arguments)

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from miselbo.errors import Stopped
 from miselbo.runs.building import build
+from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime import stopping
 from miselbo.training.parallel import collectives, ranks
 from miselbo.training.parallel.norms import synchronised
 
 
 def run_trainer(
-    cfg: DictConfig,
+    plan: TrainingPlan,
     data: Any,
     folder: Path,
     module: pl.LightningModule,
@@ -30,10 +30,10 @@ def run_trainer(
     max_epochs: int,
     **arguments: Any,
 ) -> None:
-    """Train ``module`` with the trainer of ``cfg.trainer``, from the resume point if there is one.
+    """Train ``module`` with the trainer of ``plan.trainer``, from the resume point if there is one.
 
     Args:
-        cfg: the whole configuration.
+        plan: gives the trainer.
         data: images.
         folder: run folder.
         module: what is trained.
@@ -41,22 +41,22 @@ def run_trainer(
         loggers: of the trainer.
         resume: path of the resume point.
         max_epochs: of this training.
-        **arguments: of the trainer, over those of ``cfg.trainer``.
+        **arguments: of the trainer, over those of ``plan.trainer``.
 
     Raises:
         KeyboardInterrupt: stopped by Ctrl-C.
         Stopped: a stop was asked for, see :mod:`miselbo.runtime.stopping`; the resume point is written.
     """
-    arguments |= ranks.trainer_arguments(cfg, getattr(module, "leaves_out_parameters", False))
+    arguments |= ranks.trainer_arguments(plan.trainer, getattr(module, "leaves_out_parameters", False))
     norms: Any = contextlib.nullcontext()
-    if cfg.trainer.sync_batchnorm and collectives.size() > 1:
-        norms = synchronised(module, ranks.on_gpu(cfg))
-    wide = cfg.trainer.precision == "64-true"
+    if plan.trainer.get("sync_batchnorm") and collectives.size() > 1:
+        norms = synchronised(module, ranks.on_gpu(plan.trainer))
+    wide = plan.trainer.get("precision") == "64-true"
     if wide:
         module.double()  # before a resume point is read
     with quiet(), norms:
         trainer: pl.Trainer = build(
-            cfg.trainer,
+            plan.trainer,
             max_time=None,  # of the whole command, not of each member
             max_epochs=max_epochs,
             enable_progress_bar=False,

@@ -3,14 +3,13 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
@@ -18,11 +17,11 @@ from miselbo.bounds.sampled import ESTIMATORS, chosen
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
+from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
-from miselbo.runs.building import build_ensemble
+from miselbo.runs.plan import Joint, Loggers, TrainingPlan, able
 from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
-from miselbo.training.fit import plain
 from miselbo.training.stack import Stack, signature
 
 
@@ -54,12 +53,14 @@ class Objective:
                 raise InputError(f"model.objective.{name} must be positive, got {getattr(self, name)!r}")
 
 
+@able(joint=True)
 def fit_together(
-    cfg: DictConfig,
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
     data: Any,
+    plan: TrainingPlan,
     folder: Path,
-    loggers: Callable[[int], list[Logger]],
-    objective: Mapping[str, Any],
+    loggers: Loggers,
 ) -> Ensemble:
     """Train the members that the run folder lacks, all at once; returns the ensemble.
 
@@ -68,37 +69,35 @@ def fit_together(
     from their initial points, and the ensemble cannot be extended.
 
     Args:
-        cfg: the whole resolved configuration.
+        target: the density.
+        members: q_1..q_S at their initial points.
         data: a :class:`~miselbo.data.density.DensityData`.
         folder: run folder; finished members in it are loaded, unfinished ones go on from their resume point.
         loggers: makes the loggers of a member.
-        objective: arguments of :class:`Objective`.
 
     Raises:
         InputError: a checkpoint does not belong to this run; a target that gives NaN or +inf.
         TrainingDivergedError: a loss that is not finite.
     """
-    settings = Objective(**objective)
-    size, mixture = cfg.ensemble.size, cfg.ensemble.objective == "mixture"
-    target, members = build_ensemble(cfg, data.spec, size)
-    numbers = missing(folder, target, members, mixture)
+    settings = Objective(**plan.objective)
+    numbers = missing(folder, target, members, plan.joint is not None)
     if not numbers:
         return Ensemble(target, members).eval()
     chosen_members = [members[s - 1] for s in numbers]
     warn_of_copies(numbers, chosen_members)
-    training = Training(cfg, target, chosen_members, numbers, settings)
+    training = Training(target, chosen_members, numbers, settings, plan)
     training.run(folder, [loggers(s) for s in numbers])
     path = checkpoints.target_path(folder)
-    checkpoints.save(path, "target", target, target, model=plain(cfg.model), dataset=plain(cfg.dataset))
+    checkpoints.save(path, "target", target, target, **plan.record)
     together = f"q{numbers[0]}..q{numbers[-1]}" if len(numbers) > 1 else f"q{numbers[0]}"
     for s, member in zip(numbers, chosen_members, strict=True):
         info = {
             "member": s,
-            "seed": member.seed,
+            "seed": getattr(member, "seed", None),
             "seconds": training.seconds / len(numbers),
             "steps": training.step,
             "decoder_passes": training.passes // len(numbers),
-            "objective": cfg.ensemble.objective,
+            "objective": "mixture" if plan.joint else "independent",
             "trained_with": numbers,
             "stage": f"train q{s} (its share of {together} at once)",
         }
@@ -107,7 +106,9 @@ def fit_together(
     return Ensemble(target, members).eval()
 
 
-def missing(folder: Path, target: Any, members: list[Any], mixture: bool) -> list[int]:
+def missing(
+    folder: Path, target: TrainableTarget, members: Sequence[TrainableMember], mixture: bool
+) -> list[int]:
     """Numbers of the members to train; the others are loaded.
 
     Raises:
@@ -145,26 +146,26 @@ class Training:
     """The optimisation and where it stands.
 
     Args:
-        cfg: the whole configuration.
         target: the density.
         members: to train.
         numbers: of these members.
         settings: of the optimisation.
+        plan: epochs, seed, resume points; whether the members are trained jointly.
     """
 
     def __init__(
         self,
-        cfg: DictConfig,
         target: Any,
         members: Sequence[Any],
         numbers: Sequence[int],
         settings: Objective,
+        plan: TrainingPlan,
     ):
-        self.cfg, self.target, self.settings = cfg, target, settings
+        self.plan, self.target, self.settings = plan, target, settings
         self.numbers = list(numbers)
         self.stacks, self.positions = make_stacks(members)
-        self.mixture = cfg.ensemble.objective == "mixture"
-        self.choice_seed = derive(cfg.seed, 2**32)  # apart from the members' own
+        self.mixture = plan.joint is not None
+        self.choice_seed = derive(plan.seed, 2**32)  # apart from the members' own
         if self.mixture and len(self.stacks) > 1:
             raise InputError(
                 "ensemble.objective=mixture needs members of one family with the same trained parameters"
@@ -172,7 +173,7 @@ class Training:
         self.parameters = [value for stack in self.stacks for value in stack.free.values()]
         self.step = self.passes = 0
         self.seconds = 0.0
-        epochs = cfg.trainer.max_epochs if self.parameters else 0
+        epochs = plan.epochs if self.parameters else 0
         self.total = epochs * settings.steps_per_epoch
         self.optimiser = (
             torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True) if self.total else None
@@ -184,7 +185,7 @@ class Training:
         self._load(resume)
         started, saved = time.perf_counter() - self.seconds, time.monotonic()
         label = f"train {len(self.numbers)} members, step"
-        meter = Meter(label, self.total, self.cfg.trainer.enable_progress_bar)
+        meter = Meter(label, self.total, self.plan.progress)
         meter.skip(self.step)
         while self.step < self.total:
             curves = [self._advance() for _ in range(self.settings.steps_per_epoch)]
@@ -197,7 +198,7 @@ class Training:
             meter.update(
                 self.step, f"{'MISELBO' if self.mixture else 'ELBO'} {sum(means) / len(means):.3f} nats"
             )
-            if time.monotonic() - saved >= self.cfg.ensemble.resume_interval:
+            if time.monotonic() - saved >= self.plan.resume_interval:
                 self._save(resume)
                 saved = time.monotonic()
         meter.close()
@@ -237,13 +238,13 @@ class Training:
 
     def _mixture_bound(self) -> Tensor:
         """MISELBO by the chosen estimator, repeated for every component: [S]."""
-        ensemble, stack = self.cfg.ensemble, self.stacks[0]
+        joint, stack = self.plan.joint or Joint(), self.stacks[0]
         size, seed = len(self.numbers), self.choice_seed
-        rows, columns = chosen(ensemble.estimator, size, ensemble.sampled, seed, self.step)
+        rows, columns = chosen(joint.estimator, size, joint.sampled, seed, self.step)
         z = stack.rsample(self.step, self.settings.num_samples, rows)
         log_p, log_q = self.target.log_prob(z), stack.log_prob_of(columns, z)
         self.passes += log_p.numel()
-        value = ESTIMATORS[ensemble.estimator](log_p.T, log_q.transpose(0, 1)).mean()
+        value = ESTIMATORS[joint.estimator](log_p.T, log_q.transpose(0, 1)).mean()
         return value.expand(size)
 
     def _save(self, path: Path) -> None:

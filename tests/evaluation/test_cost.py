@@ -13,6 +13,7 @@ from miselbo.evaluation.scoring import NetworkSource, score_batch
 from miselbo.evaluation.settings import Settings
 from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import training_plan
 from miselbo.runtime import counters
 from miselbo.training import cost as costs
 from miselbo.training.member import Objective
@@ -194,7 +195,7 @@ def test_a_forecast_changes_nothing_and_can_be_stored(model, make, capsys):
     before, module = fingerprint(ensemble), data()
     generator, stream = torch.get_rng_state(), module.stream_seed
     flags = [(p.requires_grad, p.grad) for p in ensemble.parameters()]
-    result = costs.predict(cfg, module, ensemble.target, members, settings(), seconds=0.05)
+    result = costs.predict(training_plan(cfg), module, ensemble.target, members, settings(), seconds=0.05)
     assert fingerprint(ensemble) == before
     assert all(part.training for part in ensemble.modules())
     assert [(p.requires_grad, p.grad) for p in ensemble.parameters()] == flags

@@ -13,6 +13,7 @@ from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
 from miselbo.protocols import fingerprint
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import training_plan
 
 
 def settings(cfg):
@@ -27,7 +28,7 @@ def configure(*more):
 def test_counts_and_nothing_changes():
     cfg, ensemble = configure(), fitted(data(), 0, 3)
     before, members = fingerprint(ensemble), list(ensemble.members)
-    result = costs.predict(cfg, data(), ensemble.target, members, settings(cfg), seconds=0.05)
+    result = costs.predict(training_plan(cfg), data(), ensemble.target, members, settings(cfg), seconds=0.05)
     assert fingerprint(ensemble) == before
     assert json.loads(json.dumps(result)) == result
     assert result["training"]["iterations"] == 200
@@ -47,7 +48,7 @@ def test_the_training_forecast_is_near_the_real_time(monkeypatch):
     cfg, target = configure("ensemble.size=1"), Posterior(data().spec)
     torch.manual_seed(0)
     member = Vbpi(target)
-    result = costs.predict(cfg, data(), target, [member], settings(cfg), seconds=0.5)
+    result = costs.predict(training_plan(cfg), data(), target, [member], settings(cfg), seconds=0.5)
     training = Training(target, member, Objective(steps_per_epoch=50), 4, 0)
     start = time.process_time()
     for _ in range(4):

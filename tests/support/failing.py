@@ -8,7 +8,7 @@ from typing import Any
 from miselbo.errors import InputError
 
 
-def fit(cfg: Any, data: Any, folder: Path, loggers: Any, objective: Any, only: int) -> None:
+def fit(target: Any, members: Any, data: Any, plan: Any, folder: Path, loggers: Any, only: int) -> None:
     """q2 is fine, q3 always fails, q4 dies at its first try, q5 has bad input."""
     (logger,) = loggers(only)
     logger.log_metrics({"train/elbo": float(only), "epoch": 0}, 7)

@@ -9,6 +9,7 @@ from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.runs import checkpoints
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import training_plan
 from miselbo.training import vectorised
 from miselbo.training.vectorised import Objective, Training, fit_together, warn_of_copies
 
@@ -35,14 +36,14 @@ def prepare(cfg):
 
 
 def train(cfg, target, members, numbers, tmp_path):
-    training = Training(cfg, target, members, numbers, Objective(**cfg.model.objective))
+    training = Training(target, members, numbers, Objective(**cfg.model.objective), training_plan(cfg))
     training.run(tmp_path, [[] for _ in numbers])
     return training
 
 
 def fit(cfg, folder):
-    data, _, _ = prepare(cfg)
-    return fit_together(cfg, data, folder, lambda member: [], dict(cfg.model.objective))
+    data, target, members = prepare(cfg)
+    return fit_together(target, members, data, training_plan(cfg), folder, lambda member: [])
 
 
 FAMILIES = [

@@ -4,45 +4,53 @@ The job of q_1 comes first where it trains the target too, the others run at any
 the folder; ``task=evaluate`` concludes.
 """
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from miselbo.errors import InputError
+from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints, curves
-from miselbo.runs.folder import claim_folder
+from miselbo.runs.plan import TrainingPlan, is_able
 from miselbo.training.parallel.side_by_side import number_of_workers
 
 
-def check_apart(cfg: DictConfig, fit: Any) -> None:
+def check_apart(plan: TrainingPlan, fit: Callable[..., Any], alone: bool) -> None:
     """Refuse to train members apart from each other where that cannot be.
 
+    Args:
+        plan: of the training.
+        fit: of the family.
+        alone: whether one member is to be trained in a job of its own.
+
     Raises:
-        InputError: the family trains all its members at once, or devices and workers do not go together.
+        InputError: the family trains all its members at once, or knows no joint training; or devices and workers do
+            not go together.
     """
-    asked = "task=fit_member" if cfg.task == "fit_member" else f"ensemble.workers={cfg.ensemble.workers}"
-    apart = cfg.task == "fit_member" or cfg.ensemble.workers not in (1, "auto")
-    if apart and "only" not in inspect.signature(getattr(fit, "func", fit)).parameters:
-        raise InputError(f"{asked}: model={cfg.model.name} trains all its members at once, in one process")
-    number_of_workers(cfg, cfg.ensemble.size)
+    asked = "task=fit_member" if alone else f"ensemble.workers={plan.workers}"
+    if (alone or plan.workers not in (1, "auto")) and not is_able(fit, "apart"):
+        raise InputError(f"{asked}: model={plan.name} trains all its members at once, in one process")
+    if plan.joint and not is_able(fit, "joint"):
+        raise InputError(
+            f"ensemble.objective=mixture: model={plan.name} has no joint training; use independent"
+        )
+    number_of_workers(plan, 2)
 
 
 def fit_member(
-    cfg: DictConfig, data: Any, folder: Path, target: Any, members: list[Any], fit: Callable[..., Any]
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
+    number: int,
+    data: Any,
+    plan: TrainingPlan,
+    folder: Path,
+    fit: Callable[..., Any],
 ) -> dict[str, Any]:
-    """Train one member in a run folder that jobs for the others share; makes the folder where there is none."""
-    number = cfg.member
-    finished = checkpoints.load_for(folder, target, members, number)
-    claim = cfg.copy()
-    claim.task, claim.member = "run", None
-    claim_folder(claim, folder)
-    if number not in finished:
-        fit(cfg, data, folder, partial(curves.logger_of, folder), only=number)
-    missing = checkpoints.missing_members(folder, cfg.ensemble.size)
+    """Train one member in a run folder that jobs for the others share."""
+    if number not in checkpoints.load_for(folder, target, members, number):
+        fit(target, members, data, plan, folder, partial(curves.logger_of, folder), only=number)
+    missing = checkpoints.missing_members(folder, len(members))
     rest = (
         f"missing: {', '.join(f'q{s}' for s in missing)}"
         if missing

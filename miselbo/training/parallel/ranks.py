@@ -16,60 +16,52 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from miselbo.errors import InputError, TrainingDivergedError
-from miselbo.runs.folder import config_path
 from miselbo.runtime import stopping
 from miselbo.training.parallel import slurm as srun
 
 STRATEGIES = ("auto", "ddp", "ddp_fork")
-FIT = "miselbo.training.fit.fit_members"  # other kinds of model train all members at once in one process
 Process = subprocess.Popen[bytes]
 
 
-def check(cfg: DictConfig) -> None:
+def check(trainer: Mapping[str, Any], single: str | None) -> None:
     """Refuse what several processes cannot do.
+
+    Args:
+        trainer: arguments of the trainer.
+        single: what trains in one process alone, in words; None where several can train together.
 
     Raises:
         InputError: the strategy, the number of devices, the model, or SLURM's variables.
     """
-    strategy, total = cfg.trainer.strategy, processes(cfg)
+    strategy, total = trainer["strategy"], processes(trainer)
     if strategy not in STRATEGIES:
         raise InputError(f"trainer.strategy={strategy} is not offered; known are {', '.join(STRATEGIES)}")
-    if strategy == "ddp_fork" and on_gpu(cfg):
+    if strategy == "ddp_fork" and on_gpu(trainer):
         raise InputError("trainer.strategy=ddp_fork is for processes on a CPU: on GPUs use trainer=ddp")
-    if srun.asked(cfg):
+    if srun.asked(trainer):
         srun.check(total)
-    if total > 1 and cfg.task == "fit_member":
+    if total > 1 and single:
         raise InputError(
-            f"task=fit_member trains a member in one process, got trainer.devices={cfg.trainer.devices}: use "
-            "trainer=default, or train all members with the run's own command"
-        )
-    if total > 1 and (cfg.study is not None or cfg.model.fit._target_ != FIT):
-        what = f"model={cfg.model.name} trains all its members"
-        if cfg.study is not None:
-            what = "an experiment of several runs trains each of them"
-        raise InputError(
-            f"{what} in one process, got trainer.devices={cfg.trainer.devices}: use trainer=default"
+            f"{single} in one process, got trainer.devices={trainer['devices']}: use trainer=default"
         )
 
 
-def processes(cfg: DictConfig) -> int:
+def processes(trainer: Mapping[str, Any]) -> int:
     """Processes that train together, on all machines.
 
     Raises:
         InputError: ``trainer.devices`` or ``trainer.num_nodes`` is no such number.
 
     Example:
-        >>> processes(OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 2}}))
+        >>> processes({"accelerator": "cpu", "devices": 2})
         2
     """
-    return devices(cfg.trainer.get("num_nodes", 1), False) * devices(cfg.trainer.devices, on_gpu(cfg))
+    return devices(trainer.get("num_nodes", 1), False) * devices(trainer["devices"], on_gpu(trainer))
 
 
 def devices(given: Any, gpu: bool) -> int:
@@ -81,7 +73,7 @@ def devices(given: Any, gpu: bool) -> int:
     """
     if isinstance(given, str) and "," in given:
         return len([part for part in given.split(",") if part])
-    if isinstance(given, ListConfig):
+    if isinstance(given, list):
         return len(given)
     if given in ("auto", -1, "-1"):
         import torch
@@ -92,9 +84,9 @@ def devices(given: Any, gpu: bool) -> int:
     return int(given)
 
 
-def on_gpu(cfg: DictConfig) -> bool:
+def on_gpu(trainer: Mapping[str, Any]) -> bool:
     """Whether training is on GPUs."""
-    if cfg.trainer.accelerator not in ("auto", "gpu", "cuda"):
+    if trainer["accelerator"] not in ("auto", "gpu", "cuda"):
         return False
     import torch  # takes seconds
 
@@ -102,23 +94,27 @@ def on_gpu(cfg: DictConfig) -> bool:
 
 
 @contextlib.contextmanager
-def together(cfg: DictConfig, folder: Path) -> Iterator[None]:
+def together(trainer: Mapping[str, Any], path: Path) -> Iterator[None]:
     """Rank 0, around ``model.fit``: the other ranks train beside it.
+
+    Args:
+        trainer: arguments of the trainer.
+        path: of the run's resolved configuration.
 
     Raises:
         RuntimeError: one of them failed.
     """
-    total, path = processes(cfg), config_path(folder).absolute()
+    total, path = processes(trainer), path.absolute()
     if total == 1:
         yield
-    elif srun.asked(cfg):
-        with group(cfg, 0, srun.tell(path)):
+    elif srun.asked(trainer):
+        with group(trainer, 0, srun.tell(path)):
             yield
     else:
         with (
             tempfile.TemporaryDirectory(prefix="miselbo-") as meeting,
             started(path, total, meeting) as others,
-            group(cfg, 0, file_store(meeting, total)),
+            group(trainer, 0, file_store(meeting, total)),
             blaming(others),
         ):
             yield
@@ -198,36 +194,36 @@ def file_store(meeting: str, total: int) -> Any:
 
 
 @contextlib.contextmanager
-def group(cfg: DictConfig, rank: int, store: Any) -> Iterator[None]:
+def group(trainer: Mapping[str, Any], rank: int, store: Any) -> Iterator[None]:
     """torch's process group inside the block."""
     from torch import distributed
 
-    backend = "cpu:gloo,cuda:nccl" if on_gpu(cfg) else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=processes(cfg))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu(trainer) else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=processes(trainer))
     try:
         yield
     finally:
         distributed.destroy_process_group()
 
 
-def trainer_arguments(cfg: DictConfig, find_unused: bool) -> dict[str, Any]:
+def trainer_arguments(trainer: Mapping[str, Any], find_unused: bool) -> dict[str, Any]:
     """What Lightning's trainer must know of the processes, which are there already.
 
     Args:
-        cfg: the whole configuration.
+        trainer: its arguments so far.
         find_unused: whether a step may leave out parameters in training.
     """
     from miselbo.training.parallel.strategy import Local, Together, collectives
 
     if collectives.size() == 1:
         return {"strategy": "auto"}
-    environment = srun.environment() if srun.asked(cfg) else Local()
+    environment = srun.environment() if srun.asked(trainer) else Local()
     # buffers are the same in all processes where batch norms are synchronised; validation makes the others so
     options: dict[str, Any] = {"broadcast_buffers": False, "find_unused_parameters": find_unused}
     return {"strategy": Together(cluster_environment=environment, **options), "plugins": None}
 
 
-def follow(cfg: DictConfig) -> None:
+def follow(trainer: Mapping[str, Any]) -> None:
     """A job of a rank that srun has started: train what rank 0 tells."""
     told = srun.listen()
     if told is not None:
@@ -235,38 +231,35 @@ def follow(cfg: DictConfig) -> None:
         end = time.monotonic() + 60  # a file that another machine wrote may show late
         while not path.exists() and time.monotonic() < end:
             time.sleep(0.2)
-        train_beside(path, srun.number(cfg), lambda cfg: store)
+        train_beside(path, srun.number(trainer), lambda trainer: store)
 
 
-def train_beside(path: Path, rank: int, meet: Any) -> None:
+def train_beside(path: Path, rank: int, meet: Callable[[Mapping[str, Any]], Any]) -> None:
     """A rank's whole work.
 
     Args:
         path: of the run's resolved configuration.
         rank: of this process, 1 or more.
-        meet: called with the configuration when the data are there; returns the store to meet at.
+        meet: called with the trainer's arguments when the data are there; returns the store to meet at.
     """
-    cfg: Any = OmegaConf.load(path)
-    from miselbo.runs.building import build
+    from miselbo.runs.plan import rebuild
     from miselbo.runtime import machine
 
-    machine.prepare(cfg.num_threads)
-    data = build(cfg.dataset)
-    data.prepare_data()
-    data.setup()
-    fit, objective = build(cfg.model.fit), OmegaConf.to_container(cfg.model.objective)
+    run = rebuild(path.read_text())
+    trainer = run.plan.trainer
+    machine.prepare(run.plan.num_threads)
     # all processes diverge in the same step: rank 0 says so
-    with contextlib.suppress(TrainingDivergedError), group(cfg, rank, meet(cfg)):
-        fit(cfg, data, Path(cfg.run_dir), lambda member: [], objective=objective)
+    with contextlib.suppress(TrainingDivergedError), group(trainer, rank, meet(trainer)):
+        run.fit(run.target, run.members, run.data, run.plan, Path(run.folder), lambda member: [])
 
 
 def main() -> None:
     """A rank that rank 0 has started."""
     path, rank, meeting = sys.argv[1:]
 
-    def meet(cfg: DictConfig) -> Any:
+    def meet(trainer: Mapping[str, Any]) -> Any:
         (Path(meeting) / rank).touch()
-        return file_store(meeting, processes(cfg))
+        return file_store(meeting, processes(trainer))
 
     try:
         train_beside(Path(path), int(rank), meet)

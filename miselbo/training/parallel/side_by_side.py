@@ -12,24 +12,22 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
-from miselbo.runs.building import build
+from miselbo.runs.plan import Loggers, TrainingPlan, rebuild
 from miselbo.runtime import machine, processes, progress, stopping
 
 TRIES = 2
-Loggers = Callable[[int], list[Logger]]
 
 
-def number_of_workers(cfg: DictConfig, count: int) -> int:
+def number_of_workers(plan: TrainingPlan, count: int) -> int:
     """How many processes train ``count`` members.
 
     ``ensemble.workers``: "auto" is one per GPU, and on a CPU one per ``num_threads`` cores.
@@ -37,30 +35,36 @@ def number_of_workers(cfg: DictConfig, count: int) -> int:
     Raises:
         InputError: several processes for each member are asked for as well.
     """
-    asked = cfg.ensemble.workers
+    asked, trainer = plan.workers, plan.trainer
     if asked == 1 or count < 2:
         return 1
-    if cfg.trainer.strategy != "auto" or cfg.trainer.devices not in (1, "1", "auto"):
+    if trainer["strategy"] != "auto" or trainer["devices"] not in (1, "1", "auto"):
         raise InputError(
             f"ensemble.workers={asked} trains every member on one device, but trainer.strategy="
-            f"{cfg.trainer.strategy} trainer.devices={cfg.trainer.devices} asks for several per member: choose one"
+            f"{trainer['strategy']} trainer.devices={trainer['devices']} asks for several per member: choose one"
         )
     if asked == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        asked = torch.cuda.device_count() if uses_gpu(cfg) else cores // (cfg.num_threads or cores)
-    return max(1, min(int(asked), count))
+        asked = torch.cuda.device_count() if uses_gpu(trainer) else cores // (plan.num_threads or cores)
+    count = max(1, min(int(asked), count))
+    if count > 1 and plan.recipe is None:
+        raise InputError(
+            f"workers={asked}: processes of their own build the members anew from a run's configuration, and this "
+            "plan has none: leave workers at 1, or train by miselbo.run(compose_config([...]))"
+        )
+    return count
 
 
-def uses_gpu(cfg: DictConfig) -> bool:
+def uses_gpu(trainer: Mapping[str, Any]) -> bool:
     """Whether members are trained on CUDA devices."""
-    return torch.cuda.is_available() and cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+    return torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda")
 
 
-def fit_in_processes(cfg: DictConfig, members: Sequence[int], count: int, loggers: Loggers) -> None:
+def fit_in_processes(plan: TrainingPlan, members: Sequence[int], count: int, loggers: Loggers) -> None:
     """Train members with ``count`` processes; each ends as a checkpoint in the run folder.
 
     Args:
-        cfg: resolved configuration; the workers call its ``model.fit`` with ``only=<member>``.
+        plan: of the training; the workers rebuild the run from its recipe and train with ``only=<member>``.
         members: their numbers.
         count: of processes.
         loggers: makes the loggers of a member, which are used here alone.
@@ -70,8 +74,8 @@ def fit_in_processes(cfg: DictConfig, members: Sequence[int], count: int, logger
         Stopped: a stop was asked for; what was in training has its resume point.
     """
     waiting, tries, failed = list(members), Counter[int](), dict[int, str]()
-    board = Board(loggers, cfg.trainer.enable_progress_bar)
-    workers = [Worker(cfg, slot) for slot in range(count)]
+    board = Board(loggers, plan.progress)
+    workers = [Worker(plan, slot) for slot in range(count)]
     asked: float | None = None  # when the workers were told to stop
     with stopping.holding():
         try:
@@ -132,7 +136,7 @@ class Board:
     def __init__(self, loggers: Loggers, show: bool):
         self.make_loggers, self.show = loggers, show
         self.bars = progress.bars() if show else None
-        self.loggers: dict[int, list[Logger]] = {}
+        self.loggers: dict[int, Sequence[Logger]] = {}
         self.meters: dict[int, progress.Meter] = {}
 
     def curves(self, member: int, metrics: dict[str, float], step: int | None) -> None:
@@ -165,15 +169,13 @@ class Worker:
     """A process that trains one member after another; a new one where it has died.
 
     Args:
-        cfg: resolved configuration.
+        plan: of the training.
         slot: number of the worker, which chooses its GPU.
     """
 
-    def __init__(self, cfg: DictConfig, slot: int):
-        cfg = cfg.copy()
-        if uses_gpu(cfg):
-            cfg.trainer.accelerator, cfg.trainer.devices = "gpu", [slot % torch.cuda.device_count()]
-        self.text = OmegaConf.to_yaml(cfg, resolve=True)
+    def __init__(self, plan: TrainingPlan, slot: int):
+        self.recipe = plan.recipe or ""
+        self.device = slot % torch.cuda.device_count() if uses_gpu(plan.trainer) else None
         self.member = 0  # in training; 0: none
         self.process: Any = None
         self.pipe: Any = None
@@ -183,7 +185,7 @@ class Worker:
         if self.process is None:
             context = torch.multiprocessing.get_context("spawn")
             self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=_work, args=(self.text, theirs))
+            self.process = context.Process(target=_work, args=(self.recipe, self.device, theirs))
             self.process.start()
             theirs.close()
         self.member = member
@@ -250,24 +252,21 @@ class PipeLogger(Logger):
         self.send("curves", {name: float(value) for name, value in metrics.items()}, step)
 
 
-def _work(text: str, pipe: Any) -> None:
+def _work(recipe: str, device: int | None, pipe: Any) -> None:
     processes.follow_parent()
     try:
         with stopping.watching():
-            _train_what_comes(text, pipe)
+            _train_what_comes(recipe, device, pipe)
     except Stopped:
         sys.exit(stopping.STATUS)
 
 
-def _train_what_comes(text: str, pipe: Any) -> None:
+def _train_what_comes(recipe: str, device: int | None, pipe: Any) -> None:
     def send(*message: Any) -> None:
         with contextlib.suppress(OSError):  # the main process is gone: what follows it ends this one
             pipe.send(message)
 
-    cfg: Any = OmegaConf.create(text)
-    machine.prepare(cfg.num_threads)
     progress.forward_to(lambda *message: send("progress", *message))
-    objective, folder = OmegaConf.to_container(cfg.model.objective), Path(cfg.run_dir)
     data: Any = None
     while True:
         try:
@@ -275,11 +274,19 @@ def _train_what_comes(text: str, pipe: Any) -> None:
         except (EOFError, OSError):
             return
         try:
-            if data is None:
-                data = build(cfg.dataset)
-                data.setup()
-            build(cfg.model.fit)(
-                cfg, data, folder, lambda _: [PipeLogger(send)], objective=objective, only=member
+            run = rebuild(recipe, data)  # members anew: their initial values are those of their seeds
+            data, plan = run.data, run.plan
+            machine.prepare(plan.num_threads)
+            if device is not None:
+                plan = replace(plan, trainer={**plan.trainer, "accelerator": "gpu", "devices": [device]})
+            run.fit(
+                run.target,
+                run.members,
+                run.data,
+                plan,
+                Path(run.folder),
+                lambda _: [PipeLogger(send)],
+                only=member,
             )
             send("finished")
         except (InputError, TrainingDivergedError) as error:

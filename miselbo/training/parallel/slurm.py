@@ -8,13 +8,11 @@ configuration, or to nothing when there is nothing to train.
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 
@@ -24,20 +22,19 @@ _numbers = itertools.count()
 _jobs: list[str] = []  # the key of the job that runs
 
 
-def asked(cfg: DictConfig) -> bool:
-    """Whether the configuration is for processes that srun starts (``trainer=slurm``).
+def asked(trainer: Mapping[str, Any]) -> bool:
+    """Whether the trainer's arguments are for processes that srun starts (``trainer=slurm``).
 
     Example:
-        >>> from omegaconf import OmegaConf
-        >>> asked(OmegaConf.create({"trainer": {"devices": 2}}))
+        >>> asked({"devices": 2})
         False
     """
-    return cfg.trainer.get("plugins") is not None
+    return trainer.get("plugins") is not None
 
 
-def number(cfg: DictConfig) -> int:
+def number(trainer: Mapping[str, Any]) -> int:
     """Rank of this process among those srun has started for the run; 0 where it has not."""
-    return int(os.environ.get("SLURM_PROCID", 0)) if asked(cfg) else 0
+    return int(os.environ.get("SLURM_PROCID", 0)) if asked(trainer) else 0
 
 
 def check(processes: int) -> None:
@@ -60,9 +57,9 @@ def check(processes: int) -> None:
 
 
 @contextlib.contextmanager
-def leading(cfg: DictConfig) -> Iterator[None]:
+def leading(trainer: Mapping[str, Any], task: str) -> Iterator[None]:
     """Rank 0, around a job: the processes that wait hear of it, whatever becomes of the job."""
-    if not asked(cfg) or cfg.task != "run" or int(os.environ.get("SLURM_NTASKS", 1)) == 1:
+    if not asked(trainer) or task != "run" or int(os.environ.get("SLURM_NTASKS", 1)) == 1:
         yield
         return
     key = f"job{next(_numbers)}"

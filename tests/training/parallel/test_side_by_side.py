@@ -12,6 +12,7 @@ from filelock import FileLock
 from miselbo.errors import InputError, MembersFailedError
 from miselbo.runs import checkpoints
 from miselbo.runs.curves import TidyMetrics
+from miselbo.runs.plan import training_plan
 from miselbo.runtime import locks
 from miselbo.training.parallel import side_by_side
 
@@ -86,16 +87,16 @@ def test_what_cannot_be(tmp_path, given, message):
 def test_workers_follow_devices_and_cores(monkeypatch):
     cfg = runs.configure("run", "ensemble.workers=auto", "trainer.accelerator=auto")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    assert side_by_side.number_of_workers(cfg, 4) == 4
-    assert side_by_side.number_of_workers(cfg, 9) == 6
+    assert side_by_side.number_of_workers(training_plan(cfg), 4) == 4
+    assert side_by_side.number_of_workers(training_plan(cfg), 9) == 6
     cfg.num_threads = 4
-    assert side_by_side.number_of_workers(cfg, 4) == 1
+    assert side_by_side.number_of_workers(training_plan(cfg), 4) == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert side_by_side.number_of_workers(cfg, 4) == 3
+    assert side_by_side.number_of_workers(training_plan(cfg), 4) == 3
     cfg.ensemble.workers = 5
-    worker = side_by_side.Worker(cfg, 4)
-    assert "devices:\n  - 1\n" in worker.text and side_by_side.number_of_workers(cfg, 9) == 5
+    worker = side_by_side.Worker(training_plan(cfg), 4)
+    assert worker.device == 1 and side_by_side.number_of_workers(training_plan(cfg), 9) == 5
 
 
 def test_a_failing_member_does_not_stop_the_others(tmp_path, capfd):
@@ -103,7 +104,7 @@ def test_a_failing_member_does_not_stop_the_others(tmp_path, capfd):
     cfg.model.fit._target_ = "failing.fit"
     loggers = lambda s: [TidyMetrics(tmp_path / "metrics.csv", s)]  # noqa: E731
     with pytest.raises(MembersFailedError) as caught:
-        side_by_side.fit_in_processes(cfg, [2, 3, 4, 5], 2, loggers)
+        side_by_side.fit_in_processes(training_plan(cfg), [2, 3, 4, 5], 2, loggers)
     message = str(caught.value)
     assert "q3: RuntimeError: no luck (trace above)" in message and "q5: no such file" in message
     assert message.endswith("Finished and kept: q2, q4. The same command trains what is missing.")

@@ -1,0 +1,183 @@
+"""How members are trained: the one place where a run's configuration becomes the values that training takes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from miselbo.errors import InputError
+from miselbo.protocols import TrainableMember, TrainableTarget
+from miselbo.runs.building import build, build_ensemble
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers.logger import Logger
+
+Loggers = Callable[[int], "Sequence[Logger]"]  # of the member of a number; 0: of the joint training
+PLAIN_TRAINER: Mapping[str, Any] = {
+    "_target_": "pytorch_lightning.Trainer",
+    "accelerator": "cpu",
+    "devices": 1,
+    "strategy": "auto",
+    "precision": "32-true",
+    "num_sanity_val_steps": 0,
+}
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Fine-tuning of all members together by MISELBO, ``ensemble.objective=mixture``.
+
+    Args:
+        estimator: name in :data:`miselbo.bounds.sampled.ESTIMATORS`.
+        sampled: components per step; None: as the estimator needs.
+        epoch_share: of q_1's epochs.
+        learning_rate: of its first step.
+    """
+
+    estimator: str = "all_to_all"
+    sampled: int | None = None
+    epoch_share: float = 0.25
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything a training depends on besides the target, the members and the data.
+
+    Args:
+        epochs: of q_1.
+        member_epoch_share: epochs of q_2..q_S as a share of q_1's.
+        objective: hyper-parameters of the family's ``Objective``; what is left out has its default.
+        trainer: arguments of ``pytorch_lightning.Trainer``, for the families that use it.
+        workers: processes that train members side by side, or "auto"; more than one needs a ``recipe``.
+        seed: decides order, noise and initial values.
+        joint: how all members are trained together at the end; None: not at all.
+        monitor_samples: of the curve of the whole ensemble on validation data.
+        resume_interval: seconds between resume points.
+        progress: show it.
+        num_threads: of one process; None leaves it to torch.
+        record: plain JSON types kept beside the target: what model and data it is of.
+        recipe: the run's configuration as YAML, from which other processes build what they train.
+
+    Raises:
+        InputError: a number out of range.
+
+    Example:
+        >>> TrainingPlan(epochs=10, member_epoch_share=0.5).epochs_of(2)
+        5
+    """
+
+    epochs: int = 50
+    member_epoch_share: float = 1.0
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=lambda: PLAIN_TRAINER)
+    workers: int | str = 1
+    seed: int = 0
+    joint: Joint | None = None
+    monitor_samples: int = 10
+    resume_interval: float = 300.0
+    progress: bool = False
+    num_threads: int | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise InputError(f"epochs must be a whole number of at least 1, got {self.epochs!r}")
+        if not self.member_epoch_share > 0:
+            raise InputError(f"member_epoch_share must be positive, got {self.member_epoch_share!r}")
+
+    def epochs_of(self, member: int) -> int:
+        """Epochs of q_member."""
+        return self.epochs if member == 1 else max(1, round(self.member_epoch_share * self.epochs))
+
+    @property
+    def name(self) -> str:
+        """The model's name, for messages."""
+        return str(self.record.get("model", {}).get("name", "this"))
+
+
+def training_plan(cfg: DictConfig) -> TrainingPlan:
+    """The plan of a run's configuration."""
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    ensemble, model, trainer = content["ensemble"], content["model"], content["trainer"]
+    joint = Joint(
+        ensemble["estimator"],
+        ensemble["sampled"],
+        ensemble["joint_epoch_share"],
+        ensemble["joint_learning_rate"],
+    )
+    return TrainingPlan(
+        epochs=trainer["max_epochs"],
+        member_epoch_share=model.get("member_epoch_share", 1.0),
+        objective=model["objective"],
+        trainer=trainer,
+        workers=ensemble["workers"],
+        seed=content["seed"],
+        joint=joint if ensemble["objective"] == "mixture" else None,
+        monitor_samples=ensemble["monitor_samples"],
+        resume_interval=ensemble["resume_interval"],
+        progress=trainer["enable_progress_bar"],
+        num_threads=content["num_threads"],
+        record={"model": model, "dataset": content["dataset"]},
+        recipe=OmegaConf.to_yaml(cfg, resolve=True),
+    )
+
+
+def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """``trainer`` of a configuration, as plain types."""
+    return OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What another process trains, built anew from a recipe."""
+
+    fit: Callable[..., Any]
+    target: TrainableTarget
+    members: list[TrainableMember]
+    data: Any
+    plan: TrainingPlan
+    folder: str
+
+
+def rebuild(recipe: str, data: Any = None) -> Rebuilt:
+    """TrainableTarget, members, data and plan of a run, from the text of its configuration.
+
+    Args:
+        recipe: YAML.
+        data: what is there of them already; None reads them, and fetches them where that is needed.
+    """
+    cfg: Any = OmegaConf.create(recipe)
+    if data is None:
+        data = build(cfg.dataset)
+        data.prepare_data()
+        data.setup()
+    target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
+    return Rebuilt(build(cfg.model.fit), target, members, data, training_plan(cfg), cfg.run_dir)
+
+
+def able(**abilities: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a fit function with what it can do: ``apart``, ``ranks``, ``joint`` (see :func:`is_able`)."""
+
+    def mark(fit: Callable[..., Any]) -> Callable[..., Any]:
+        fit.__dict__.update(abilities)
+        return fit
+
+    return mark
+
+
+def is_able(fit: Callable[..., Any], ability: str) -> bool:
+    """Whether a fit function, or the one a partial calls, has an ability.
+
+    ``apart``: trains one member without the others; ``ranks``: in several processes of torch.distributed;
+    ``joint``: all members together by MISELBO.
+
+    Example:
+        >>> @able(apart=True)
+        ... def fit(): ...
+        >>> is_able(fit, "apart"), is_able(fit, "ranks")
+        (True, False)
+    """
+    return bool(getattr(getattr(fit, "func", fit), ability, False))
