@@ -8,11 +8,12 @@ import pytest
 import runs
 import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from miselbo.errors import InputError, MembersFailedError
 from miselbo.runs import checkpoints
 from miselbo.runs.curves import TidyMetrics
-from miselbo.runs.plan import training_plan
+from miselbo.runs.plan import rebuild, training_plan
 from miselbo.runtime import locks
 from miselbo.training.parallel import side_by_side
 
@@ -128,11 +129,8 @@ def test_two_commands_never_train_the_same_member(tmp_path, sequential):
     held = FileLock(tmp_path / ".locks" / "q1.lock")
     with held, pytest.raises(InputError, match="q1 of .* is being trained by another process"):
         cfg.run_dir = str(tmp_path)
-        from miselbo.runs.building import build
-
-        data = build(cfg.dataset)
-        objective = dict(cfg.model.objective)
-        build(cfg.model.fit)(cfg, data, tmp_path, lambda s: [], objective=objective)
+        run = rebuild(OmegaConf.to_yaml(cfg, resolve=True))
+        run.fit(run.target, run.members, run.data, run.plan, tmp_path, lambda s: [])
     assert checkpoints.finished_members(tmp_path, 3) == []
 
 
