@@ -169,6 +169,7 @@ def fit(
         TrainingDivergedError: too many non-finite steps in a row.
 
     Example:
+        >>> import torch
         >>> from miselbo.data import ImageSpec
         >>> from miselbo.models.vae import Decoder, Encoder
         >>> decoder = Decoder(ImageSpec(1, 8, 8, "bernoulli"), num_latents=2, num_channels=4)

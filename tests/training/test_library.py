@@ -52,15 +52,15 @@ def test_a_density():
     target = DensityTarget(DensitySpec(ring, 2))
     members = [Gaussian(target, seed=s) for s in range(2)]
     objective = {"steps_per_epoch": 20, "num_samples": 20}
-    before = [
-        float(m.log_prob(m.encode(torch.zeros(1, 0)), target.at(torch.zeros(1, 0), [torch.zeros(1, 1, 2)])))
-        for m in members
-    ]
+    x, origin = torch.zeros(1, 0), target.at(torch.zeros(1, 0), [torch.zeros(1, 1, 2)])
+
+    def densities(members):
+        with torch.no_grad():
+            return [float(q.log_prob(q.encode(x), origin)) for q in members]
+
+    before = densities(members)
     trained = fit(target, members, plan=TrainingPlan(epochs=2, objective=objective))
-    after = [
-        float(m.log_prob(m.encode(torch.zeros(1, 0)), target.at(torch.zeros(1, 0), [torch.zeros(1, 1, 2)])))
-        for m in trained.members
-    ]
+    after = densities(trained.members)
     assert all(one != other for one, other in zip(before, after, strict=True))
 
 

@@ -201,7 +201,7 @@ class Decoder(HierarchicalDecoder):
         """Mean image in [0, 1] on the original size, for pictures."""
         return image_mean(at_least_single(crop_image(logits, self.image)), self.image)
 
-    def inference_form(self, ensemble: Any, dtype: torch.dtype, compiled: bool = False) -> Any:
+    def inference_form(self, ensemble: Any, dtype: torch.dtype | None = None, compiled: bool = False) -> Any:
         """The same ensemble in a faster form for evaluation alone."""
         from miselbo.models.nvae.fast.ensemble import inference_form
 
