@@ -1,7 +1,7 @@
 """Nucleotide alignments: read, checked, and compressed to site patterns with counts.
 
 A character is a set of the states A, C, G, T, kept as four bits: A = 1, C = 2, G = 4, T = 8; an IUPAC code is the union
-of its bases, and ``- ? N X .`` are all four (missing). Taxa are numbered in the order of the file.
+of its bases, and ``- ? N X . ~`` are all four (missing). Taxa are numbered in the order of the file.
 """
 
 import itertools
@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from miselbo.errors import InputError
-from miselbo.phylo.text.sequences import Records, read_records, read_text
+from miselbo.phylo.text.nexus import Records
+from miselbo.phylo.text.reading import read_text
+from miselbo.phylo.text.sequences import read_records
 
 MISSING = 15
 CODES = {
@@ -46,6 +48,7 @@ class Alignment:
         names: of the n >= 4 taxa.
         codes: [n, sites] state sets, see the module.
         source: where they come from, for messages.
+        notes: sentences on how the file was read.
 
     Raises:
         InputError: fewer than four taxa, or a name twice.
@@ -59,6 +62,7 @@ class Alignment:
     names: tuple[str, ...]
     codes: np.ndarray
     source: str = field(default="alignment")
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.names) < MIN_TAXA:
@@ -74,7 +78,7 @@ class Alignment:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Alignment":
-        """Read FASTA, PHYLIP (relaxed or strict, interleaved or sequential) or NEXUS, gzipped or not.
+        """Read FASTA, PHYLIP (relaxed or strict, interleaved or sequential), NEXUS or Clustal, gzipped or not.
 
         Raises:
             InputError: the file cannot be read, or does not hold aligned nucleotide sequences of four taxa or more.
@@ -85,7 +89,7 @@ class Alignment:
 
     @classmethod
     def from_sequences(cls, sequences: dict[str, str], source: str = "alignment") -> "Alignment":
-        """From sequences by name.
+        """From sequences by name; a dot is missing data here, and counted.
 
         Raises:
             InputError: unequal lengths, or characters that are no nucleotides.
@@ -108,7 +112,9 @@ class Alignment:
                 raise foreign_letters(sequences, source)
             rows.append(row)
         codes = np.stack(rows) if rows else np.zeros((0, 0), dtype=np.uint8)
-        return cls(tuple(sequences), codes, source)
+        dots = sum(sequence.count(".") for sequence in sequences.values())
+        notes = (f"{dots} dots are taken as missing data",) if dots else ()
+        return cls(tuple(sequences), codes, source, notes)
 
     @property
     def num_taxa(self) -> int:
@@ -164,6 +170,7 @@ class Alignment:
         ]
         if self.num_missing:
             parts.append(f"{self.num_missing} columns hold no base and add nothing")
+        parts += self.notes
         parts += [f"identical sequences: {', '.join(group)}" for group in self.duplicates]
         return "; ".join(parts)
 
@@ -196,6 +203,6 @@ def dict_of(records: Records, source: str) -> dict[str, str]:
     if twice:
         raise InputError(
             f"{source} holds the same taxon more than once: {', '.join(twice[:10])} "
-            "(in FASTA and relaxed PHYLIP a name ends at the first blank)"
+            "(in relaxed PHYLIP a name ends at the first blank)"
         )
     return dict(records)

@@ -11,7 +11,7 @@ from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
 from miselbo.phylo.topologies import SupportOptions, find_support
 from miselbo.phylo.vbpi import PhyloSpec
 
-ENDINGS = (".fasta", ".fa", ".fas", ".nex", ".nexus", ".phy", ".fasta.gz")
+ENDINGS = (".fasta", ".fa", ".fas", ".nex", ".nexus", ".phy", ".aln", ".fasta.gz")
 TREE_ENDINGS = ("_ufboot.tsv.gz", ".trprobs", ".ufboot")
 
 
@@ -85,6 +85,7 @@ class AlignmentData(Replicates):
             "support": (
                 f"{self.about['num_topologies']} topologies ({self.about['method']}): {support.num_splits} splits, "
                 f"{len(support.pair_params)} subsplit pairs"
+                + "".join(f"; {note}" for note in self.about.get("notes", ()))
             ),
         }
 
@@ -133,13 +134,13 @@ def from_file(
     name: str = "alignment",
     posterior: str | None = None,
 ) -> AlignmentData:
-    """Any alignment in FASTA, PHYLIP or NEXUS.
+    """Any alignment in FASTA, PHYLIP, NEXUS or Clustal.
 
     Raises:
         InputError: no path, or no such file.
     """
     if path is None:
-        raise InputError("dataset=alignment needs dataset.path=<a FASTA, PHYLIP or NEXUS file>")
+        raise InputError("dataset=alignment needs dataset.path=<a FASTA, PHYLIP, NEXUS or Clustal file>")
     if not Path(path).is_file():
         raise InputError(f"dataset.path={path} does not exist")
     return AlignmentData(name, lambda: Alignment.from_file(str(path)), support, replicates, posterior)

@@ -23,7 +23,7 @@ from miselbo.errors import InputError
 from miselbo.phylo.alignment import MISSING, Alignment
 from miselbo.phylo.support import Support
 from miselbo.phylo.text.newick import Topology, inner_splits, parse_newick
-from miselbo.phylo.text.tree_files import read_topologies
+from miselbo.phylo.text.tree_files import UNRESOLVED, read_tree_files
 from miselbo.phylo.tree import all_topologies
 from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
@@ -32,6 +32,7 @@ METHODS = ("auto", "file", "iqtree", "nj", "all")
 FORMAT = 1  # goes up when what a cached support holds changes
 SATURATED = 3.0  # distance of sequences that differ in three quarters of their sites or more
 MOST_ENUMERATED = 7
+OF_FILES = ("burn_in", "unresolved")  # options that tree files alone have
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class SupportOptions:
     Args:
         method: ``file``; ``iqtree``, its ultrafast bootstrap; ``nj``, bootstrap neighbour joining; ``all`` of them, for
             up to 7 taxa; ``auto``: the file if there is one, all up to 5 taxa, else IQ-TREE if installed, else ``nj``.
-        file: tree file: Newick, NEXUS (MrBayes .t, .trprobs), or a table of topologies and counts; None without.
+        file: tree file or files: Newick, NEXUS (MrBayes .t, .trprobs; BEAST), a table of topologies and counts or of
+            samples (RevBayes); None without.
+        burn_in: left out at the start of every file: a share below 1 or a number of trees.
+        unresolved: what becomes of a file's trees that are not fully resolved: ``skip`` (they are counted), ``random``
+            (resolved at random) or ``refuse``.
         replicates: runs of the bootstrap with seeds 1, 2, ...; their kept trees are united.
         trees: per replicate of IQ-TREE (at least 1,000).
         nj_trees: per replicate of neighbour joining.
@@ -52,11 +57,13 @@ class SupportOptions:
     """
 
     method: str = "auto"
-    file: str | None = None
+    file: str | Sequence[str] | None = None
     replicates: int = 10
     trees: int = 10000
     nj_trees: int = 100
     keep: float = 0.95
+    burn_in: float = 0.0
+    unresolved: str = "skip"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -71,10 +78,25 @@ class SupportOptions:
                 )
         if isinstance(self.keep, bool) or not isinstance(self.keep, int | float) or not 0 < self.keep <= 1:
             raise InputError(f"dataset.support.keep must be a share above 0 and at most 1, got {self.keep!r}")
-        if self.method == "file" and self.file is None:
+        burn_in = self.burn_in
+        if isinstance(burn_in, bool) or not isinstance(burn_in, int | float) or not 0 <= burn_in < np.inf:
+            raise InputError(
+                f"dataset.support.burn_in must be a share below 1 or a number of trees, got {burn_in!r}"
+            )
+        if self.unresolved not in UNRESOLVED:
+            raise InputError(
+                f"dataset.support.unresolved must be one of {', '.join(UNRESOLVED)}, got {self.unresolved!r}"
+            )
+        if self.method == "file" and not self.files:
             raise InputError("dataset.support.method=file needs dataset.support.file=<a tree file>")
-        if self.file is not None and not Path(self.file).is_file():
-            raise InputError(f"dataset.support.file={self.file} does not exist")
+        for file in self.files:
+            if not Path(file).is_file():
+                raise InputError(f"dataset.support.file={file} does not exist")
+
+    @property
+    def files(self) -> list[str]:
+        """The tree files."""
+        return [] if self.file is None else [self.file] if isinstance(self.file, str) else list(self.file)
 
 
 def iqtree_program() -> str | None:
@@ -89,7 +111,7 @@ def chosen_method(options: SupportOptions, num_taxa: int) -> str:
         InputError: IQ-TREE is asked for and not installed, or all topologies of too many taxa.
     """
     if options.method == "auto":
-        if options.file is not None:
+        if options.files:
             return "file"
         if num_taxa <= 5:
             return "all"
@@ -110,7 +132,7 @@ def chosen_method(options: SupportOptions, num_taxa: int) -> str:
 def find_support(
     alignment: Alignment, options: SupportOptions, cache: Path | None = None
 ) -> tuple[Support, dict[str, Any]]:
-    """The support and what is known of it: ``method``, ``num_topologies``, from the cache where it is there.
+    """The support and what is known of it: ``method``, ``num_topologies``, ``notes`` if any; cached.
 
     Args:
         alignment: whose taxa the trees have; the bootstraps use its columns.
@@ -122,18 +144,22 @@ def find_support(
     """
     method = chosen_method(options, alignment.num_taxa)
     content = asdict(options) | {"method": method, "format": FORMAT, "names": alignment.names}
+    content = {key: value for key, value in content.items() if key not in OF_FILES} | {
+        "file": options.files or None
+    }
     digest = hashlib.sha256(alignment.codes.tobytes())
     if method == "file":
-        content = {key: content[key] for key in ("method", "format", "names", "keep")}
-        digest = hashlib.sha256(Path(str(options.file)).read_bytes())
+        kept_keys = ("method", "format", "names", "keep")
+        content = {key: content[key] for key in kept_keys} | {key: getattr(options, key) for key in OF_FILES}
+        digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in options.files))
     digest.update(json.dumps(content, sort_keys=True).encode())
     path = (cache or Path(pooch.os_cache("miselbo")) / "phylo") / f"{digest.hexdigest()[:32]}.json.gz"
     kept = load(path)
     if kept is not None:
         return Support(alignment.names, kept["root_splits"], map(tuple, kept["pairs"])), kept["about"]
-    topologies = find_topologies(alignment, options, method)
+    topologies, notes = find_topologies(alignment, options, method)
     support = Support.from_topologies(topologies, alignment.names)
-    about = {"method": method, "num_topologies": len(topologies)}
+    about = {"method": method, "num_topologies": len(topologies)} | ({"notes": notes} if notes else {})
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, nothing else
         store(path, {"root_splits": support.root_splits, "pairs": support.pairs, "about": about})
     return support, about
@@ -153,13 +179,19 @@ def store(path: Path, content: dict[str, Any]) -> None:
         temporary.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
 
 
-def find_topologies(alignment: Alignment, options: SupportOptions, method: str) -> list[Topology]:
-    """Topologies by one of the methods, those of little weight left out."""
+def find_topologies(
+    alignment: Alignment, options: SupportOptions, method: str
+) -> tuple[list[Topology], list[str]]:
+    """Topologies by one of the methods, those of little weight left out, and sentences on how they were found."""
     if method == "all":
-        return list(all_topologies(alignment.num_taxa))
+        return list(all_topologies(alignment.num_taxa)), []
     if method == "file":
-        topologies, weights = read_topologies(str(options.file), alignment.names)
-        return most_frequent(topologies, weights, options.keep)
+        found = read_tree_files(options.files, alignment.names, options.burn_in, options.unresolved)
+        word = {"skip": "skipped", "random": "resolved at random"}.get(options.unresolved, "")
+        notes = [f"{found.num_unresolved} trees that are not fully resolved were {word}"] * bool(
+            found.num_unresolved
+        )
+        return most_frequent(found.topologies, found.weights, options.keep), notes
     kept: dict[Topology, None] = {}
     meter = Meter(f"support: {method} bootstrap", options.replicates)
     for seed in range(1, options.replicates + 1):
@@ -173,7 +205,7 @@ def find_topologies(alignment: Alignment, options: SupportOptions, method: str) 
         kept |= dict.fromkeys(most_frequent(list(counts), weights, share))
         meter.update(seed, f"{len(kept)} topologies")
     meter.close()
-    return list(kept)
+    return list(kept), []
 
 
 def most_frequent(topologies: Sequence[Topology], weights: np.ndarray, keep: float) -> list[Topology]:

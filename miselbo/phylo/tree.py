@@ -65,8 +65,12 @@ def bits(mask: int) -> list[int]:
     return found
 
 
-def resolve(tree: Mapping[int, float], num_taxa: int) -> dict[int, float]:
+def resolve(
+    tree: Mapping[int, float], num_taxa: int, generator: np.random.Generator | None = None
+) -> dict[int, float]:
     """A binary tree with the same likelihood: nodes of higher degree get edges of length 0.
+
+    With a generator two random branches of a node are joined at a time, else the first ones.
 
     Example:
         >>> sorted(resolve({0b0010: 1.0, 0b0100: 1.0, 0b1000: 1.0, 0b1110: 1.0}, 4).items())[2]
@@ -83,6 +87,8 @@ def resolve(tree: Mapping[int, float], num_taxa: int) -> dict[int, float]:
             continue
         below = sorted({above[taxon] for taxon in bits(split)})
         while len(below) > 2:
+            if generator is not None:
+                generator.shuffle(below)
             joined = below.pop(0) | below.pop(0)
             whole[joined] = 0.0
             below.insert(0, joined)

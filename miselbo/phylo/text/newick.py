@@ -15,7 +15,8 @@ TOKEN = re.compile(
     r"\s*(?:([(),;])|:\s*([^\s,();:]+)|'((?:[^']|'')*)'|\"([^\"]*)\"|([^\s():,;'\"][^\s():,;\"]*))"
 )
 QUOTED = r"'(?:[^'\n]|'')*'|\"[^\"\n]*\""
-LENGTH, COMMENT = r":[^,();]*", r"\[[^\]]*\]"
+LENGTH, COMMENT = r":[^,();]*", r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]"  # a comment may hold others
+RENAMED = re.compile(r"[^A-Za-z0-9._-]")  # what IQ-TREE replaces by an underscore
 
 
 def parse_newick(text: str, taxa: Mapping[str, int], source: str = "tree") -> Tree:
@@ -104,6 +105,7 @@ def read_clades(text: str, taxa: Mapping[str, int], source: str) -> tuple[list[t
             f"{source} and the alignment have different taxa: {', '.join(unknown[:10])} "
             f"{'and others ' if len(unknown) > 10 else ''}not in the alignment"
             + (f"; {absent} not in the tree" if absent else "")
+            + collisions(unknown, taxa)
         )
     if open_masks or not clades or not waiting:
         raise InputError(f"{source} is no complete Newick tree: {text.strip()[:60]!r}")
@@ -137,8 +139,31 @@ def unexpected(mark: str, source: str) -> list[tuple[int, float]]:
 
 
 def taxon_numbers(names: Sequence[str]) -> dict[str, int]:
-    """Number of each name."""
-    return {name: number for number, name in enumerate(names)}
+    """Number of each name, and of the form IQ-TREE gives it where that is one name's alone.
+
+    IQ-TREE writes every character but letters, digits, ``. - _`` as an underscore.
+
+    Example:
+        >>> taxon_numbers(["AY27|wren", "owl(1)", "owl/1/"])
+        {'AY27|wren': 0, 'owl(1)': 1, 'owl/1/': 2, 'AY27_wren': 0}
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    forms: dict[str, list[str]] = {}
+    for name in numbers:
+        forms.setdefault(RENAMED.sub("_", name), []).append(name)
+    return numbers | {form: numbers[same[0]] for form, same in forms.items() if len(same) == 1}
+
+
+def collisions(unknown: Sequence[str], taxa: Mapping[str, int]) -> str:
+    """The reason why unknown names of a tree are not found, when IQ-TREE gives one form to several names."""
+    for name in unknown:
+        same = [other for other in taxa if RENAMED.sub("_", other) == name]
+        if len(same) > 1:
+            return (
+                f". IQ-TREE writes every character but letters, digits, . - _ as _, so {name} may be any of "
+                f"{', '.join(same[:10])}: rename them"
+            )
+    return ""
 
 
 def taxon_of(name: str, taxa: Mapping[str, int]) -> int | None:

@@ -1,163 +1,136 @@
-"""Sequences as text: FASTA, PHYLIP and NEXUS, told apart by their content.
+"""Sequences as text: FASTA, PHYLIP, NEXUS and Clustal, told apart by their content."""
 
-FASTA and NEXUS are read by Biopython. PHYLIP has a reader of its own: names strict (ten characters) or relaxed (to the
-first blank), sequences interleaved or sequential, with the numbers of the header deciding what fits.
-"""
-
-import io
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
 
 from miselbo.errors import InputError
-from miselbo.runtime.gzipped import unpacked
+from miselbo.phylo.text.nexus import Records, nexus_records
+from miselbo.phylo.text.phylip import phylip_records
+from miselbo.phylo.text.reading import is_nexus
 
-Records = list[tuple[str, str]]  # names and sequences
-DATATYPES = ("dna", "rna", "nucleotide")
-CODE_OF = {
-    "AG": "R", "CT": "Y", "CG": "S", "AT": "W", "GT": "K", "AC": "M", "CGT": "B", "AGT": "D", "ACT": "H", "ACG": "V",
-    "ACGT": "N", "A": "A", "C": "C", "G": "G", "T": "T",
-}  # fmt: skip
-SET = re.compile(r"\{([ACGTU]+)\}", re.IGNORECASE)
-
-
-def read_text(path: Path) -> str:
-    """A text file, gzipped or not, with any line ends.
-
-    Raises:
-        InputError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        text = unpacked(path.read_bytes(), path, "Unpack it by hand, or get it again.").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"cannot read {path}: it is no UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+FORMATS = "FASTA (starts with '>'), NEXUS ('#NEXUS'), PHYLIP (two numbers) or Clustal ('CLUSTAL')"
+CLUSTAL = re.compile(r"(CLUSTAL|MUSCLE|PROBCONS|MSAPROBS|KALIGN|T-COFFEE|PROMALS)\b[^\n]*\n", re.IGNORECASE)
+HEADER = re.compile(r"(\d+)[ \t]+(\d+)[ \t]*[a-zA-Z]*[ \t]*(?:\n|$)")
+PIR = re.compile(r">(P1|F1|DL|DC|RL|RC|N1|N3|XX);")
 
 
 def read_records(text: str, source: str) -> Records:
-    """Names and sequences of an alignment's text.
+    """Names and sequences of an alignment's text, with letters for the dots that stand for the first sequence's.
 
     Raises:
         InputError: none of the formats, or one with mistakes.
 
     Example:
-        >>> read_records("2 8\\nAlpha ACGT\\nBeta  ACGA\\n\\nTTTT\\nTTTA", "text")
+        >>> read_records("2 8\\nAlpha ACGT\\nBeta  ACGA\\n\\nTTTT\\nTT.A", "text")
         [('Alpha', 'ACGTTTTT'), ('Beta', 'ACGATTTA')]
     """
     start = text.lstrip()
-    if start.startswith(">"):
-        return fasta(start)
-    if start[:6].upper() == "#NEXUS":
-        return nexus(start, source)
-    header = re.match(r"(\d+)[ \t]+(\d+)[ \t]*[isIS]?[ \t]*(?:\n|$)", start)
+    if is_nexus(text):
+        return without_dots(nexus_records(text, source), source)
+    fasta_start = re.sub(r"\A(?:[;#][^\n]*\n|\s)*", "", text)
+    if fasta_start.startswith(">") and not PIR.match(fasta_start):
+        return without_dots(fasta_records(fasta_start, source), source)
+    if CLUSTAL.match(start):
+        return clustal_records(start, source)
+    header = HEADER.match(start)
     if header is None:
+        if start.startswith("("):
+            raise InputError(f"{source} holds trees (Newick), expected an alignment: {FORMATS}")
+        raise InputError(f"{source} is no alignment known here: expected {FORMATS}, got {start[:40]!r}")
+    records = phylip_records(start[header.end() :], int(header.group(1)), int(header.group(2)), source)
+    return without_dots(records, source, matching=True)
+
+
+def fasta_records(text: str, source: str) -> Records:
+    """FASTA; a name ends at the first blank, or is the whole title where the first words are not different.
+
+    Raises:
+        InputError: a sequence without a title.
+
+    Example:
+        >>> fasta_records(">Homo sapiens\\nAC\\nGT\\n>Homo erectus\\nACGA\\n", "text")
+        [('Homo sapiens', 'ACGT'), ('Homo erectus', 'ACGA')]
+    """
+    titles: list[str] = []
+    rows: list[list[str]] = []
+    for line in text.split("\n"):
+        if line.startswith(">"):
+            titles.append(" ".join(line[1:].split()))
+            rows.append([])
+        elif not line.startswith(";"):
+            rows[-1].append("".join(line.split()))
+    if not all(titles):
         raise InputError(
-            f"{source} is no alignment known here: expected FASTA (starts with '>'), NEXUS ('#NEXUS') or "
-            f"PHYLIP (two numbers), got {start[:40]!r}"
+            f"{source} has no name for its sequence {titles.index('') + 1} (FASTA: a line with '>' alone)"
         )
-    return phylip(start[header.end() :], int(header.group(1)), int(header.group(2)), source)
+    words = [title.split()[0] for title in titles]
+    names = words if len(set(words)) == len(words) else titles
+    return [(name, "".join(row)) for name, row in zip(names, rows, strict=True)]
 
 
-def fasta(text: str) -> Records:
-    """FASTA; a name ends at the first blank."""
-    from Bio.SeqIO.FastaIO import SimpleFastaParser
+def clustal_records(text: str, source: str) -> Records:
+    """Clustal and the programs that write it: blocks of a name, its letters and perhaps their count.
 
+    Raises:
+        InputError: a line that is none of these, or a name twice in a block.
+
+    Example:
+        >>> clustal_records("CLUSTAL W (1.8)\\n\\nowl  AC 2\\nwren AG 2\\n     *\\n\\nowl  GT\\nwren GT\\n", "text")
+        [('owl', 'ACGT'), ('wren', 'AGGT')]
+    """
+    rows: dict[str, str] = {}
+    block: set[str] = set()
+    for line in text.split("\n")[1:]:
+        if not line.strip() or line[0].isspace():  # the end of a block, or how alike its columns are
+            block = set()
+            continue
+        found = re.fullmatch(r"(\S+)\s+(\S+)(?:\s+\d+)?\s*", line)
+        if found is None or found.group(1) in block:
+            raise InputError(f"{source} cannot be read as an alignment (Clustal: the line {line[:60]!r})")
+        block.add(found.group(1))
+        rows[found.group(1)] = rows.get(found.group(1), "") + found.group(2)
+    return list(rows.items())
+
+
+def without_dots(records: Records, source: str, matching: bool = False) -> Records:
+    """Dots replaced by the first sequence's letters, which they stand for unless the first sequence has dots itself.
+
+    Where only the ends of sequences are dots they may also be missing data (as mothur and ARB write it), and where the
+    first sequence's ends are dots and the inside of another one is too they may be either: both are refused.
+
+    Args:
+        records: names and sequences.
+        source: for messages.
+        matching: whether the format says that dots stand for the first sequence's letters (PHYLIP).
+
+    Returns:
+        Records; those of a first sequence with dots inside or everywhere at the ends alone keep them (missing data).
+
+    Raises:
+        InputError: dots that may be either.
+
+    Example:
+        >>> without_dots([("a", "ACGT"), ("b", "A..C")], "text")
+        [('a', 'ACGT'), ('b', 'ACGC')]
+    """
+    dotted = [row for _, row in records if "." in row]
+    if not dotted or len({len(row) for _, row in records}) > 1:
+        return records
+    first = records[0][1]
+    ends = Counter("." in row.strip(".") for row in dotted)  # by whether there are dots between letters
+    if "." in first:
+        if matching or ("." not in first.strip(".") and ends[True]):
+            raise InputError(
+                f"{source} has dots in its first sequence, so they cannot stand for its letters: write - or ? for "
+                "missing data"
+            )
+        return records
+    if not matching and not ends[True]:
+        raise InputError(
+            f"{source} has dots at the ends of sequences alone: they may stand for the first sequence's letters or for "
+            "missing data. Write the letters, or - for missing data"
+        )
     return [
-        ("".join(title.split()[:1]), sequence) for title, sequence in SimpleFastaParser(io.StringIO(text))
+        (name, "".join(own if own != "." else letter for own, letter in zip(row, first, strict=True)))
+        for name, row in records
     ]
-
-
-def nexus(text: str, source: str) -> Records:
-    """The matrix of a NEXUS file; sets of bases in braces become IUPAC codes.
-
-    Raises:
-        InputError: no matrix of nucleotides.
-    """
-    from Bio.Nexus.Nexus import Nexus
-
-    text = SET.sub(
-        lambda found: CODE_OF["".join(sorted(set(found.group(1).upper().replace("U", "T"))))], text
-    )
-    try:
-        content: Any = Nexus(text)
-        records = [(name, str(content.matrix[name])) for name in content.taxlabels]
-    except Exception as error:  # Biopython raises many kinds, NexusError among them
-        raise InputError(f"{source} cannot be read as an alignment (NEXUS: {str(error)[:300]})") from None
-    if not records:
-        raise InputError(f"{source} cannot be read as an alignment (NEXUS: it holds no matrix)")
-    if content.datatype not in DATATYPES:
-        kind = "protein data" if content.datatype == "protein" else f"datatype={content.datatype}"
-        raise InputError(
-            f"{source} holds {kind}, expected datatype={'|'.join(DATATYPES)}: the model is for DNA or RNA"
-        )
-    marks = str.maketrans({content.missing or "?": "?", content.gap or "-": "-"})
-    return [(name, sequence.translate(marks)) for name, sequence in records]
-
-
-def phylip(text: str, num_taxa: int, sites: int, source: str) -> Records:
-    """PHYLIP after its header: the first way to read the lines that gives what the header announces.
-
-    Raises:
-        InputError: no way does, or a dot, which would stand for the first sequence's letter.
-    """
-    lines = [line for line in text.split("\n") if line.strip()]
-    layouts: Sequence[Callable[..., Records]] = (interleaved, sequential)
-    for split_name in (relaxed_name, strict_name):
-        for layout in layouts:
-            records = layout(lines, num_taxa, sites, split_name)
-            if len(records) != num_taxa or any(not name or len(row) != sites for name, row in records):
-                continue
-            if any("." in row for _, row in records):
-                raise InputError(
-                    f"{source} has dots in its sequences, which in PHYLIP stand for the first sequence's letter: "
-                    "write the letters, or - for a gap"
-                )
-            return records
-    raise InputError(
-        f"{source} cannot be read as an alignment (PHYLIP: its header announces {num_taxa} sequences of {sites} "
-        f"characters, and its {len(lines)} lines cannot be read as that, neither interleaved nor sequential)"
-    )
-
-
-def relaxed_name(line: str) -> tuple[str, str]:
-    """Name to the first blank, and the rest without blanks."""
-    name, *rest = line.split()
-    return name, "".join(rest)
-
-
-def strict_name(line: str) -> tuple[str, str]:
-    """Name of ten characters, and the rest without blanks."""
-    return line[:10].strip(), "".join(line[10:].split())
-
-
-def interleaved(
-    lines: Sequence[str], num_taxa: int, sites: int, split_name: Callable[[str], tuple[str, str]]
-) -> Records:
-    """Blocks of one line per taxon; later blocks may repeat the names."""
-    if not num_taxa or len(lines) % num_taxa:
-        return []
-    names = [split_name(line) for line in lines[:num_taxa]]
-    rows = [row for _, row in names]
-    for number, line in enumerate(lines[num_taxa:]):
-        taxon = number % num_taxa
-        name, rest = split_name(line)
-        rows[taxon] += rest if name == names[taxon][0] else "".join(line.split())
-    return [(name, row) for (name, _), row in zip(names, rows, strict=True)]
-
-
-def sequential(
-    lines: Sequence[str], num_taxa: int, sites: int, split_name: Callable[[str], tuple[str, str]]
-) -> Records:
-    """One taxon after another, each on as many lines as it needs."""
-    records: Records = []
-    for line in lines:
-        if records and len(records[-1][1]) < sites:
-            records[-1] = (records[-1][0], records[-1][1] + "".join(line.split()))
-        else:
-            records.append(split_name(line))
-    return records

@@ -1,4 +1,10 @@
+import tempfile
+from pathlib import Path
+
 import pytest
+import ugly
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment
@@ -70,7 +76,7 @@ def test_match_characters_of_nexus(tmp_path):
     [
         (
             "4 10\n" + lines(f"{name} {row}" for name, row in replaced("AC", "..").items()),
-            "dots in its sequences",
+            "dots in its first sequence",
         ),
         (
             "5 10\n" + lines(f"{name} {row}" for name, row in FOUR.items()),
@@ -87,7 +93,20 @@ def test_match_characters_of_nexus(tmp_path):
             "".join(f">{name}\n{row}\u2013\n" for name, row in FOUR.items()),
             "characters \u2013 are no nucleotide",
         ),
-        ("".join(f">Homo {name}\n{row}\n" for name, row in FOUR.items()), "Homo .*ends at the first blank"),
+        (nexus("datatype=dna", FOUR).replace("\nb ", "\na "), "the matrix has 4|more than once: a"),
+        (nexus("datatype=standard", FOUR), "holds datatype=standard"),
+        (nexus("datatype=dna transpose", FOUR), "format transpose or tokens"),
+        (
+            nexus("datatype=dna", {f"Homo {n}": r for n, r in FOUR.items()}),
+            "a name with a blank needs quotes",
+        ),
+        (nexus("datatype=dna", FOUR) + nexus("datatype=dna", FOUR)[6:], "holds 2 matrices"),
+        (nexus("datatype=dna matchchar=.", replaced("AC", "..")), "matchchar . in the first row"),
+        (">a\nA\n>\nC\n>c\nG\n>d\nT\n", "no name for its sequence 2"),
+        (">P1;a\ntitle\nACGT*\n", "no alignment known here"),
+        ("CLUSTAL\n\na AC GT 3 x\n", "Clustal: the line 'a AC GT"),
+        ("(a,b,(c,d));", "holds trees"),
+        ("\0\1\2", "is no text"),
     ],
 )
 def test_mistakes(tmp_path, text, message):
@@ -96,8 +115,68 @@ def test_mistakes(tmp_path, text, message):
 
 
 def test_other_encodings(tmp_path):
-    (tmp_path / "file").write_bytes(
-        "".join(f">{n}\u00e9\n{row}\n" for n, row in FOUR.items()).encode("latin-1")
+    text = "".join(f">{n}\u00e9\n{row}\n" for n, row in FOUR.items())
+    for encoding in ("latin-1", "utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "file").write_bytes(text.encode(encoding))
+        assert Alignment.from_file(tmp_path / "file").names == tuple(f"{name}\u00e9" for name in FOUR)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(list(ugly.FORMATS)).flatmap(ugly.files))
+def test_ugly_files_hold_what_was_written(found):
+    content, rows = found
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file")
+        path.write_bytes(content)
+        alignment = Alignment.from_file(path)
+    assert alignment.names == tuple(rows), content
+    assert (alignment.codes == Alignment.from_sequences(rows).codes).all(), content
+
+
+def test_whole_titles_where_first_words_clash(tmp_path):
+    found = read(tmp_path, "".join(f">Homo  {name} x\n{row}\n" for name, row in FOUR.items()))
+    assert found.names == tuple(f"Homo {name} x" for name in FOUR)
+
+
+# the issue's cases; the files are in shared/cases
+
+DOTS = ">wren\nACGTACGTAC\n>owl\n....G.....\n>kite\n.....T....\n>crow\n....G....T\n"
+LETTERS = ">wren\nACGTACGTAC\n>owl\nACGTGCGTAC\n>kite\nACGTATGTAC\n>crow\nACGTGCGTAT\n"
+
+
+def test_case_06_dots_stand_for_the_first_sequence(tmp_path):
+    assert (read(tmp_path, DOTS).codes == read(tmp_path, LETTERS).codes).all()
+    phylip = "4 10\n" + DOTS.replace(">", "").replace("\n", " ").replace(" ", "\n")
+    assert (read(tmp_path, phylip).codes == read(tmp_path, LETTERS).codes).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (("ACGTAC", "..GTAC", "ACGT..", "ACGTAC"), "dots at the ends of sequences alone"),
+        (("..GTAC", "AC..AC", "ACGT..", "ACGTAC"), "dots in its first sequence"),
+    ],
+)
+def test_dots_that_may_be_either_are_refused(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "".join(f">{name}\n{row}\n" for name, row in zip("abcd", rows, strict=True)))
+
+
+def test_dots_that_are_missing_data_are_counted(tmp_path):
+    found = read(tmp_path, ">a\n..GTAC\n>b\n..GTAC\n>c\n.CGT..\n>d\nACGTAC\n")
+    assert (
+        found.codes[0].tolist() == [15, 15, 4, 8, 1, 2] and "7 dots are taken as missing" in found.describe()
     )
-    with pytest.raises(InputError, match="no UTF-8 text"):
-        Alignment.from_file(tmp_path / "file")
+
+
+def test_case_07_hyphens_in_names(tmp_path):
+    names = ("Wren-north", "Wren-south", "Owl-east", "Owl-west")
+    text = nexus("datatype=dna", dict(zip(names, FOUR.values(), strict=True)))
+    assert read(tmp_path, text).names == names
+
+
+def test_charsets_sets_with_gaps_and_comments_before_the_first_word(tmp_path):
+    rows = {**FOUR, "d": "A{ACGT-}GTRC-TAC"}
+    text = "[made by hand]\n" + nexus("datatype=dna gap=-", rows)
+    text += "begin assumptions;\ncharset 3rdpos=4-457\\3 662-.\\3;\nend;\n"
+    assert read(tmp_path, text).codes[3, :3].tolist() == [1, 15, 4]

@@ -1,7 +1,7 @@
 import pytest
 
 from miselbo.errors import InputError
-from miselbo.phylo.text.tree_files import read_topologies
+from miselbo.phylo.text.tree_files import read_topologies, read_tree_files
 
 ONE, OTHER = (0b1100,), (0b1010,)
 TRPROBS = """#NEXUS
@@ -66,7 +66,7 @@ def test_tree_files(tmp_path, text, weights):
         (TRPROBS.replace("2 b", "2 x"), "different taxa: x not in the alignment"),
         ("(a,b,(c,d))\tx", "weight that is no number"),
         (TRPROBS.replace("4e-1", "-1"), "weight -1: expected"),
-        ("(a,b,(c,d))\t1 2\n(a,c,(b,d))\t1", "2 weights for some trees and 1 for others"),
+        ("(a,b,(c,d))\t1 2\n(a,c,(b,d))\t1", "1 weights for a tree, 2 for those before"),
     ],
 )
 def test_bad_tree_files(tmp_path, text, message):
@@ -94,3 +94,51 @@ def test_counts_of_the_bootstrap_file(phylo_root):
     names = Alignment.from_file(phylo_root / "DS1.fasta").names
     topologies, counts = read_topologies(phylo_root / "DS1_ufboot.tsv.gz", names)
     assert len(topologies) == 6965 and counts.sum(0).tolist() == [10000] * 10
+
+
+def test_case_08_names_changed_by_iqtree(tmp_path):
+    names = ["AY27|wren_1|x", "AY39/owl(2)", "AY5:kite#3", "crow*4"]
+    (tmp_path / "trees").write_text("(AY27_wren_1_x:1,AY39_owl_2_:1,(AY5_kite_3:1,crow_4:1):1);")
+    assert read_topologies(tmp_path / "trees", names)[0] == [ONE]
+    (tmp_path / "trees").write_text("(a_1:1,b:1,(c:1,d:1):1);")
+    with pytest.raises(InputError, match=r"IQ-TREE writes .* so a_1 may be any of a\|1, a/1: rename them"):
+        read_topologies(tmp_path / "trees", ["a|1", "a/1", "b", "c", "d"])
+
+
+def test_case_18_tables_of_samples(tmp_path):
+    text = "Iteration\tPosterior\tPrior\tpsi\n0\t-12.3\t-2\t((a[&index=3]:1,b:1)[&index=1]:1,c:1,d:1)[&index=0]:0;\n"
+    text += "10\t-12\t-2\t[&U]((a:1,c:1):1,b:1,d:1);\n20\t-12\t-2\t((a:1,c:1):1,b:1,d:1);\n"
+    (tmp_path / "run.trees").write_text(text)
+    topologies, weights = read_topologies(tmp_path / "run.trees", "abcd")
+    assert topologies == [ONE, OTHER] and weights.tolist() == [[1], [2]]
+
+
+def test_burn_in_of_several_files(tmp_path):
+    for name, text in (("1", "(a,b,(c,d));" * 4), ("2", "(a,b,(c,d));(a,c,(b,d));" * 2)):
+        (tmp_path / name).write_text(text)
+    files = [tmp_path / "1", tmp_path / "2"]
+    assert read_tree_files(files, "abcd").weights.tolist() == [[6], [2]]
+    assert read_tree_files(files, "abcd", burn_in=0.3).weights.tolist() == [[4], [2]]
+    found = read_tree_files(files, "abcd", burn_in=3)
+    assert found.weights.tolist() == [[1], [1]] and found.num_trees == 2
+    with pytest.raises(InputError, match="a burn-in of 4 leaves none of 4 trees"):
+        read_tree_files(files, "abcd", burn_in=4)
+    (tmp_path / "1").write_text(TRPROBS)
+    with pytest.raises(InputError, match="trees with weights, of which no burn-in"):
+        read_tree_files(files, "abcd", burn_in=1)
+
+
+def test_unresolved_trees_are_skipped_and_counted_or_resolved_at_random(tmp_path):
+    (tmp_path / "trees").write_text("(a,b,(c,d));" + "(a,b,c,d);" * 30)
+    found = read_tree_files([tmp_path / "trees"], "abcd")
+    assert (found.topologies, found.num_trees, found.num_unresolved) == ([ONE], 1, 30)
+    found = read_tree_files([tmp_path / "trees"], "abcd", unresolved="random")
+    assert len(found.topologies) == 3 and found.weights.sum() == 31 and found.weights.min() > 2
+    with pytest.raises(InputError, match="tree 2 of .* is not fully resolved"):
+        read_tree_files([tmp_path / "trees"], "abcd", unresolved="refuse")
+
+
+def test_xml_is_named(tmp_path):
+    (tmp_path / "trees").write_text('<?xml version="1.0"?><nex:nexml/>')
+    with pytest.raises(InputError, match="is XML"):
+        read_topologies(tmp_path / "trees", "abcd")
