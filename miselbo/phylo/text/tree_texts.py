@@ -16,7 +16,10 @@ TREE_HEAD = re.compile(rf"^(?:{QUOTED}|{COMMENT}|[^=\[])*?=")
 ENTRY = re.compile(rf"\s*({QUOTED}|[^\s,]+)\s+({QUOTED}|[^,]+?)\s*(?:,|$)")  # of a translate table
 TABLE = re.compile(r"\)[^()\t]*\t\s*[^\s()]")  # in a line of a table of topologies
 LABEL = re.compile(rf"{QUOTED}|\S+")
-WEIGHT = re.compile(r"\[&W\s+([^\]\s]+)\s*\]", re.IGNORECASE)
+WEIGHT = re.compile(r"\[&W\s*([^\]\s]+)\s*\]", re.IGNORECASE)
+COUNTS = re.compile(
+    r"\A\s*\d+(?:[ \t]+\d+)?[ \t]*\n(?=\s*\()"
+)  # of taxa and trees, before PHYLIP's and PAML's trees
 
 
 def tree_texts(text: str, names: Sequence[str], source: str) -> Iterator[TreeText]:
@@ -48,7 +51,7 @@ def tree_texts(text: str, names: Sequence[str], source: str) -> Iterator[TreeTex
             tree, _, rest = line.partition("\t")
             yield tree, table_weights(rest, source), numbers
     else:
-        for part in COMMAND.findall("\n".join(lines)):
+        for part in COMMAND.findall(COUNTS.sub("", "\n".join(lines))):
             if without(COMMENT, part).strip():
                 yield part, [weight_of(part, source)], taxa
 
