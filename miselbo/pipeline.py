@@ -4,6 +4,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import sample as sampling
-from miselbo.evaluation.run import Request, check_splits, evaluate
+from miselbo.evaluation.run import Request, check_splits, evaluate, headline_of
 from miselbo.evaluation.settings import Settings, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import headline_text, write_results
@@ -24,6 +25,7 @@ from miselbo.runs.folder import check_folder, claim_folder, config_path
 from miselbo.runs.loggers import Loggers
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runtime import machine, stopping
+from miselbo.runtime.files import write_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
 
@@ -297,6 +299,31 @@ def cost(
         raise InputError(f"task=cost: model={cfg.model.name} has no forecast (its yaml has no node 'cost')")
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     return build(cfg.model.cost)(training_plan(cfg), data, target, members, settings, cfg.evaluation.workers)
+
+
+def optimized(cfg: DictConfig) -> float:
+    """The bound of a finished run that a tuning sweeper maximises: of the validation split, where the data have one.
+
+    It is kept in ``results/validation.json``, so that a finished job of a sweep is not scored again.
+    """
+    data = build(cfg.dataset)
+    data.prepare_data()
+    data.setup()
+    folder = Path(cfg.run_dir)
+    summary = json.loads((folder / "results" / "summary.json").read_text())
+    if "validation" not in data.splits or cfg.evaluation.split == "validation":
+        return float(summary["headline"][cfg.optimized_metric])
+    settings = replace(
+        make_settings(cfg.evaluation, cfg.seed, data.pass_dims), split="validation", save_scores=False
+    )
+    path, of = folder / "results" / "validation.json", shard_key(settings, summary["protocol"]["fingerprint"])
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("of") != of:
+        ensemble = restoring.restore(cfg, data)
+        device = machine.device(cfg.trainer.accelerator)
+        kept = {"of": of, **headline_of(ensemble, data, settings, device, cfg.trainer.enable_progress_bar)}
+        write_json(path, kept)
+    return float(kept[cfg.optimized_metric])
 
 
 def sample(

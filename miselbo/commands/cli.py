@@ -81,9 +81,9 @@ def start() -> None:
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
-def hydra_job(cfg: DictConfig) -> None:
+def hydra_job(cfg: DictConfig) -> float | None:
     """Hydra's job: the configuration is composed."""
-    job(cfg)
+    return job(cfg)
 
 
 def without_hyphens(arguments: list[str]) -> list[str]:
@@ -206,14 +206,18 @@ def overrides(arguments: list[str]) -> list[str]:
     return [*known.overrides, *(argument for argument in rest if not argument.startswith("-"))]
 
 
-def job(cfg: DictConfig) -> None:
-    """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report."""
+def job(cfg: DictConfig) -> float | None:
+    """One Hydra job; in a sweep its run folder is the one Hydra made, and a failure is kept for the sweep's report.
+
+    Returns:
+        What a tuning sweeper maximises; None for any other.
+    """
     settings = HydraConfig.get()
     if srun.number(cfg.trainer) > 0:
         follow(cfg, settings.mode == RunMode.MULTIRUN)
-        return
+        return None
     with srun.leading(cfg.trainer, cfg.task):
-        lead(cfg, settings)
+        return lead(cfg, settings)
 
 
 def follow(cfg: DictConfig, sweep: bool) -> None:
@@ -227,7 +231,7 @@ def follow(cfg: DictConfig, sweep: bool) -> None:
             sys.exit(1)
 
 
-def lead(cfg: DictConfig, settings: Any) -> None:
+def lead(cfg: DictConfig, settings: Any) -> float | None:
     """A job of the run's own process."""
     if settings.mode == RunMode.MULTIRUN:
         if current_process().name.startswith("Loky"):  # a worker of the joblib launcher
@@ -235,8 +239,8 @@ def lead(cfg: DictConfig, settings: Any) -> None:
         folder, sweep = (
             Path(place).absolute() for place in (settings.runtime.output_dir, settings.sweep.dir)
         )
-        sweeps.run_job(cfg, folder, sweep, list(settings.overrides.task), execute)
-        return
+        value = optimized if sweeps.tunes(settings.sweeper) else None
+        return sweeps.run_job(cfg, folder, sweep, list(settings.overrides.task), execute, value)
     try:
         named = any(override.startswith("run_dir=") for override in settings.overrides.task)
         folder = Path(str(cfg.run_dir)).expanduser().absolute()
@@ -251,6 +255,14 @@ def lead(cfg: DictConfig, settings: Any) -> None:
         fail(error)
     except (TrainingDivergedError, MembersFailedError) as error:
         fail(error, status=1)
+    return None
+
+
+def optimized(cfg: DictConfig) -> float:
+    """Value of a finished run for a tuning sweeper."""
+    from miselbo.pipeline import optimized as value_of
+
+    return value_of(cfg)
 
 
 def execute(cfg: DictConfig) -> None:

@@ -6,6 +6,7 @@ makes the tables from these records and the run folders alone.
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -28,7 +29,8 @@ from miselbo.training.parallel import slurm as srun
 
 # beside run_dir, what may differ between two commands of which the second finds the job finished
 HARMLESS = (
-    "run_dir", "sweep_dir", "num_threads", "logger", "model.cost", "ensemble.resume_interval", "ensemble.workers",
+    "run_dir", "sweep_dir", "num_threads", "logger", "optimized_metric", "model.cost",
+    "ensemble.resume_interval", "ensemble.workers",
     "evaluation.workers", "member",
     "dataset.num_workers", "dataset.download", "dataset.cache", "trainer.enable_progress_bar", "trainer.max_time",
     "trainer.log_every_n_steps",
@@ -89,7 +91,8 @@ def run_job(
     sweep: Path,
     overrides: Sequence[str],
     execute: Callable[[DictConfig], None],
-) -> None:
+    value: Callable[[DictConfig], float] | None = None,
+) -> float | None:
     """One job: skipped when it is finished, recorded when it fails. Raises nothing but a request to stop.
 
     Args:
@@ -98,6 +101,10 @@ def run_job(
         sweep: folder of the sweep.
         overrides: the job's own.
         execute: does the work.
+        value: of a finished job, for a sweeper that tunes by it.
+
+    Returns:
+        The job's value where one is asked for; NaN of a job that failed.
     """
     path = sweep / "jobs" / f"{relative(folder, sweep).replace('/', '__')}.json"
     before = read_record(path)
@@ -112,10 +119,13 @@ def run_job(
         if is_finished(before, record, folder, cfg.report):
             write_changed(path, {**before, "overrides": list(overrides)})
             print(f"finished before: {folder}")
-            return
+            return None if value is None else value(cfg)
         write_json(path, record)
         execute(cfg)
-        write_json(path, {**record, "status": "finished", "seconds": time.monotonic() - started})
+        found = None if value is None else value(cfg)
+        more = {} if found is None else {"optimized": {cfg.optimized_metric: found}}
+        write_json(path, {**record, **more, "status": "finished", "seconds": time.monotonic() - started})
+        return found
     except Stopped as stop:  # the sweep ends, its jobs go on with the same command
         write_json(
             path, {**record, "status": "stopped", "error": str(stop), "seconds": time.monotonic() - started}
@@ -128,6 +138,7 @@ def run_job(
         failed = {**record, "status": "failed", "error": line, "traceback": text, "seconds": seconds}
         write_json(path, failed)
         print(f"failed: {' '.join(overrides)}: {line}", file=sys.stderr)
+    return None if value is None else math.nan
 
 
 def first_line(error: BaseException) -> str:
@@ -209,14 +220,18 @@ class SweepReport(Callback):
         """Write ``sweep.json``."""
         if srun.number(config.trainer) == 0:
             overrides = list(config.hydra.overrides.task)
-            basic = config.hydra.sweeper._target_.endswith("BasicSweeper")
-            jobs = plan(overrides) if basic else None
+            jobs = None if tunes(config.hydra.sweeper) else plan(overrides)
             write_changed(Path(config.hydra.sweep.dir) / "sweep.json", {"overrides": overrides, "jobs": jobs})
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.csv``, ``summary.csv``, the figure and ``report.html``; status 1 when a job has failed."""
         if srun.number(config.trainer) == 0 and not conclude(Path(config.hydra.sweep.dir), rebuild=False):
             sys.exit(1)
+
+
+def tunes(sweeper: DictConfig) -> bool:
+    """Whether a sweeper chooses its jobs by the values of earlier ones."""
+    return not str(sweeper.get("_target_", "")).endswith("BasicSweeper")
 
 
 def plan(overrides: Sequence[str]) -> list[list[str]]:

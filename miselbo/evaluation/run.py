@@ -12,14 +12,16 @@ from miselbo import bounds
 from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation.scoring import NetworkSource, inference_form
+from miselbo.evaluation import tables
+from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form
 from miselbo.evaluation.settings import Settings, doublings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
-from miselbo.evaluation.summary import write_results
+from miselbo.evaluation.summary import number, write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
 from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
 from miselbo.runtime import machine
+from miselbo.runtime.progress import Meter
 
 
 def check_splits(data: Data) -> None:
@@ -113,6 +115,27 @@ def evaluate(
     )
     data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
     return summary
+
+
+def headline_of(
+    ensemble: Ensemble, data: Data, settings: Settings, device: str, show: bool
+) -> dict[str, float | None]:
+    """The last row of the table of bounds of a split, from a pass of its own that keeps no file."""
+    source = NetworkSource(ensemble, data, settings, device)
+    fitting, meter, done, parts = (
+        Fitting(source, settings, None),
+        Meter("validate", source.num_data, show),
+        0,
+        [],
+    )
+    for index, batch in source.batches():
+        parts.append(fitting.score(index, batch, slice(done, done + len(index))))
+        done += len(index)
+        meter.update(done)
+    meter.close()
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    table = tables.bounds_table(values, settings.grid, float(values["seconds"].sum()))
+    return {key: number(value) for key, value in table.tail(1).to_dict("records")[0].items()}
 
 
 def until_precise(

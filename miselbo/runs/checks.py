@@ -10,6 +10,7 @@ from miselbo.importers.nvlabs.names import DECODERS
 from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")
+OPTIMIZED = ("joint_bound", "miselbo", "average_iwelbo", "average_elbo")
 TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report")
 
 
@@ -26,6 +27,7 @@ def check_values(cfg: DictConfig) -> None:
     if cfg.importer not in (None, *IMPORTERS):
         raise InputError(f"unknown importer={cfg.importer}; known are {', '.join(IMPORTERS)}")
     check_importer(cfg)
+    check_optimized(str(cfg.optimized_metric))
     for key, least in (("ensemble.size", 1), ("ensemble.monitor_samples", 1), ("seed", 0)):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -41,6 +43,23 @@ def check_values(cfg: DictConfig) -> None:
     epochs = cfg.trainer.max_epochs
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number of at least 1, got {epochs!r}")
+
+
+def check_optimized(name: str) -> None:
+    """Refuse to tune by what is no bound, or on test data.
+
+    Raises:
+        InputError: such an ``optimized_metric``.
+    """
+    if name.startswith("test/"):
+        raise InputError(
+            f"optimized_metric={name}: settings tuned on test data make its numbers too good; the bounds of "
+            f"the validation split are there for that: optimized_metric={name.removeprefix('test/')}"
+        )
+    if name not in OPTIMIZED:
+        raise InputError(
+            f"unknown optimized_metric={name}; {nearest(name, OPTIMIZED)}known are {', '.join(OPTIMIZED)}"
+        )
 
 
 def check_member(cfg: DictConfig) -> None:
