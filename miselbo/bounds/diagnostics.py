@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from miselbo.errors import InputError
@@ -127,6 +128,53 @@ def pareto_k(log_w: Tensor) -> Tensor:
     return pareto_k_from_tail(log_w.topk(min(tail_length(num_samples) + 1, num_samples)).values, num_samples)
 
 
+def k_threshold(num_draws: int) -> float:
+    """k-hat above which a mean of that many weights is not to be trusted: 1 - 1 / log10 L, within 0.5 and 0.7.
+
+    Vehtari et al. (2024), section 3.2.4: fewer draws bear less. Not below 0.5, which is where the prior of k-hat
+    puts the tails of a few draws whatever they are; that is also what 100 draws bear.
+
+    Example:
+        >>> k_threshold(10), k_threshold(100), round(k_threshold(1000), 3), k_threshold(5000)
+        (0.5, 0.5, 0.667, 0.7)
+    """
+    return min(max(1 - 1 / math.log10(max(num_draws, 2)), 0.5), 0.7)
+
+
+def error_trusted(k: Tensor, variances: Tensor, num_draws: int) -> bool:
+    """False where a Monte Carlo error is unknown, or known to be too small by the tails of the weights behind it.
+
+    Tails are heavy when the mean of k-hat over the data points, each with its share of the Monte Carlo variance as
+    weight, lies above :func:`k_threshold` by more than three standard errors of its own. A k-hat of M tail draws has
+    standard error (1 + k) / sqrt(M), of which the prior leaves M / (M + 10). A k-hat that is not known (few draws)
+    counts neither way.
+
+    Args:
+        k: any shape, k-hat of each data point (and member).
+        variances: the same shape, its Monte Carlo variance.
+        num_draws: behind each k-hat.
+
+    Example:
+        >>> one = torch.ones(20, dtype=torch.float64)
+        >>> error_trusted(0.4 * one, one, 100), error_trusted(1.5 * one, one, 100)
+        (True, False)
+        >>> error_trusted(math.nan * one, one, 10), error_trusted(0.4 * one, math.nan * one, 100)
+        (True, False)
+    """
+    total = variances.sum()
+    if not total.isfinite():
+        return False
+    known = k.isfinite() | (k == math.inf)
+    share, k = (variances / total)[known], k[known]
+    if total == 0 or share.sum() < 0.5:
+        return True
+    share = share / share.sum()
+    size = tail_length(num_draws)
+    errors = (1 + k.clamp(min=0)) / math.sqrt(size) * size / (size + PRIOR_COUNT)
+    excess = (share * k).sum() - k_threshold(num_draws)
+    return not bool(excess > 3 * (share * errors).square().sum().sqrt())
+
+
 def tail_length(num_samples: int) -> int:
     """Number of tail draws M = floor(min(L / 5, 3 sqrt(L))), arviz-stats' rule (others round up).
 
@@ -225,23 +273,27 @@ def _per_example(values: Tensor, name: str) -> Tensor:
     return values.double()
 
 
-Z95 = 1.959964  # half the width of a 95% interval in standard errors
+def half_width(num: int) -> float:
+    """Half the width of a 95% interval in standard errors: Student's t, num - 1 degrees of freedom; NaN for one value.
+
+    Example:
+        >>> round(half_width(5), 2), round(half_width(10_000), 2)
+        (2.78, 1.96)
+    """
+    return float(stdtrit(num - 1, 0.975)) if num > 1 else math.nan
 
 
 def paired(name: str, differences: np.ndarray) -> dict[str, float]:
     """``name``, ``name_se`` and the 95% interval ``name_low`` .. ``name_high`` of a mean of differences [N].
 
-    The differences are of two values of the same example, so the spread that both share does not count.
+    The differences are of two values of the same example, so the spread that both share does not count. The interval
+    is Student's, N - 1 degrees of freedom.
 
     Example:
         >>> {key: round(value, 2) for key, value in paired("gain", np.array([1.0, 3.0])).items()}
-        {'gain': 2.0, 'gain_se': 1.0, 'gain_low': 0.04, 'gain_high': 3.96}
+        {'gain': 2.0, 'gain_se': 1.0, 'gain_low': -10.71, 'gain_high': 14.71}
     """
     mean = float(differences.mean())
     error = float(standard_error(torch.from_numpy(differences)))
-    return {
-        name: mean,
-        f"{name}_se": error,
-        f"{name}_low": mean - Z95 * error,
-        f"{name}_high": mean + Z95 * error,
-    }
+    width = half_width(len(differences)) * error
+    return {name: mean, f"{name}_se": error, f"{name}_low": mean - width, f"{name}_high": mean + width}

@@ -86,7 +86,7 @@ class RunningBounds:
                 f"the grid ends at L = {self.grid[-1]}: after {self.num_samples} samples got {samples} more"
             )
         if self._state is None:
-            self._state = _State(log_p, 1 + diagnostics.tail_length(self.num_members * self.grid[-1]))
+            self._state = _State(log_p, self.grid[-1])
         start = 0
         while start < samples:  # cut at the grid points
             goal = self.grid[len(self._finished)]
@@ -113,7 +113,7 @@ class RunningBounds:
               log_q, or -inf in the log_q of their own member. They are counted, never dropped;
 
             for every member alone, [B, S, L']: ``member_iwelbo``, ``member_elbo``, ``member_iwelbo_var``,
-            ``member_elbo_var``, ``member_ess``, ``member_max_weight``;
+            ``member_elbo_var``, ``member_ess``, ``member_max_weight``, ``member_pareto_k`` of its weights p / q_s;
 
             at L: ``responsibility`` [B, S', S] (0 for members outside the ensemble) and ``pairwise_jsd``
             [B, S, S].
@@ -135,7 +135,7 @@ class RunningBounds:
 class _State:
     """The sums over samples, [B, ...] each."""
 
-    def __init__(self, like: Tensor, tail_size: int):
+    def __init__(self, like: Tensor, num_samples: int):
         self.batch, members = like.shape[:2]
         self.size = torch.arange(1, members + 1, device=like.device, dtype=like.dtype)  # S' of [N]
         order = torch.arange(members, device=like.device)
@@ -153,7 +153,8 @@ class _State:
         self.shares = ShareSums(zeros(members, members), zeros(members, members, members))
         self.pairs = zeros(members, members)  # log q_s - log (q_s + q_j) / 2
         self.non_finite = zeros(members)  # [B, N]
-        self.tail = Tail(tail_size)
+        self.tail = Tail(1 + diagnostics.tail_length(members * num_samples))
+        self.own_tail = Tail(1 + diagnostics.tail_length(num_samples))
 
     def add(self, log_p: Tensor, log_q: Tensor) -> None:
         """Absorb log_p [B, S, l] and log_q [B, S, l, S]."""
@@ -181,6 +182,7 @@ class _State:
         log_density = log_density.nan_to_num(nan=-math.inf, posinf=-math.inf)
         self.shares.add(log_w_over_mixture[:, :, None] + log_density[:, None])
         self.tail.add(log_w.masked_fill(outside, -math.inf).flatten(2))
+        self.own_tail.add(log_p - own_q)
 
     def values(self, n: int) -> dict[str, Tensor]:
         """Everything reported at a grid point of n samples: [B, N] or [B, s]."""
@@ -220,6 +222,7 @@ class _State:
             "member_elbo_var": self.elbo.variance_of_mean(n),
             "member_ess": own.first.square() / own.second,
             "member_max_weight": (own.peak - own.log_sum()).exp(),
+            "member_pareto_k": diagnostics.pareto_k_from_tail(self.own_tail.largest(), n),
         }
 
     def final_values(self, n: int) -> dict[str, Tensor]:

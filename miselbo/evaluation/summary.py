@@ -18,6 +18,8 @@ from miselbo.runtime import files
 from miselbo.runtime.files import write_json
 from miselbo.runtime.words import reword
 
+MEMBER = ("member", "iwelbo", "iwelbo_se", "iwelbo_se_mc", "iwelbo_se_mc_trusted")
+
 
 def write_results(
     values: dict[str, np.ndarray],
@@ -58,7 +60,7 @@ def write_results(
         "headline": headline,
         "headline_finite": trust.finite_means(examples),
         "members": [
-            {key: number(row[key]) for key in ("member", "iwelbo", "iwelbo_se", "iwelbo_se_mc") if key in row}
+            {key: number(row[key]) for key in MEMBER if key in row}
             for row in members[members["L"] == settings.num_samples].to_dict("records")
         ],
         "protocol": {
@@ -117,15 +119,21 @@ def headline_text(summary: dict[str, Any]) -> str:
 def headline_row(label: str, row: dict[str, Any], name: str, dims: int | None) -> str:
     """One line: nats, standard errors and bits/dim, which of a bound is a code length, of a difference bits saved.
 
+    A Monte Carlo error that is known to be too small stands behind a ">".
+
     Example:
         >>> headline_row("miselbo", {"miselbo": -80.0, "miselbo_se": 0.5}, "miselbo", 784)
         'miselbo           -80.0000      0.5000         -     0.1472'
         >>> headline_row("delta", {"delta": 0.4}, "delta", 784)
         'delta               0.4000           -         -     0.0007'
+        >>> headline_row("jsd", {"jsd": 0.5, "jsd_se_mc": 0.01, "jsd_se_mc_trusted": False}, "jsd", None)
+        'jsd                 0.5000           -   >0.0100'
     """
     errors = [row.get(f"{name}_se"), row.get(f"{name}_se_mc")]
     shown = ["-" if error is None or math.isnan(error) else f"{error:.4f}" for error in errors]
     value = math.nan if row[name] is None else row[name]
+    if row.get(f"{name}_se_mc_trusted") is False and shown[1] != "-":
+        shown[1] = f">{shown[1]}"
     line = f"{label:<16}{value:>10.4f}{shown[0]:>12}{shown[1]:>10}"
     sign = 1 if name in ("delta", "jsd", "slack") else -1
     return line + (f"{sign * value / (dims * math.log(2)):>11.4f}" if dims else "")

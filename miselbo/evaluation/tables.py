@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from miselbo.bounds.diagnostics import monte_carlo_error, paired, standard_error
-from miselbo.evaluation.trust import cell_trust
+from miselbo.bounds.diagnostics import error_trusted, monte_carlo_error, paired, standard_error
+from miselbo.evaluation.trust import cell_trust, heavy_share
 
 BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
 
@@ -29,16 +29,40 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
     for s in range(size):
         for i, num_samples in enumerate(grid):
             row: dict[str, Any] = {"S": s + 1, "L": num_samples}
-            for name in BOUNDS:
-                row |= columns(values, name, (s, i))
             cell = (s, i)
+            for name in BOUNDS:
+                row |= columns(values, name, cell)
+            row |= trusted_errors(values, cell, num_samples)
             row |= paired("delta", values["delta"][:, *cell])
             with np.errstate(invalid="ignore"):  # -inf - -inf where p is zero at all draws
                 row |= paired("joint_gain", values["joint_bound"][:, *cell] - values["miselbo"][:, *cell])
-            row |= cell_trust(values, cell)
+            row |= cell_trust(values, cell, num_samples)
             share = (s + 1) * num_samples / (size * grid[-1])
             rows.append({**row, "num_data": num_data, "seconds": seconds * share})
     return pd.DataFrame(rows)
+
+
+def trusted_errors(values: dict[str, np.ndarray], cell: tuple[int, int], num_samples: int) -> dict[str, bool]:
+    """``<name>_se_mc_trusted`` of one cell: False where the error is unknown, or too small by its weights' tails.
+
+    MISELBO, joint bound and slack go by the weights p / q_mix, the average IWELBO by those of every member alone, Delta
+    by both. A plain mean (average ELBO, JSD) has no weights.
+    """
+    s, i = cell
+    members = slice(0, s + 1)
+
+    def by(k: np.ndarray, variances: np.ndarray, draws: int) -> bool:
+        return error_trusted(torch.from_numpy(k), torch.from_numpy(variances), draws)
+
+    pooled, draws = values["pareto_k"][:, s, i], (s + 1) * num_samples
+    light = {name: by(pooled, values[f"{name}_var"][:, s, i], draws) for name in ("miselbo", "joint_bound")}
+    light["average_iwelbo"] = by(
+        values["member_pareto_k"][:, members, i], values["member_iwelbo_var"][:, members, i], num_samples
+    )
+    light["delta"] = light["miselbo"] and light["average_iwelbo"]
+    light["slack"] = light["joint_bound"]
+    known = {name: bool(np.isfinite(values[f"{name}_var"][:, s, i]).all()) for name in BOUNDS}
+    return {f"{name}_se_mc_trusted": known[name] and light.get(name, True) for name in BOUNDS}
 
 
 def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.DataFrame:
@@ -50,6 +74,11 @@ def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.Dat
             for name in ("member_iwelbo", "member_elbo"):
                 named = columns(values, name, (s, i))
                 row |= {key.removeprefix("member_"): value for key, value in named.items()}
+            k, variances = (
+                torch.from_numpy(values[name][:, s, i]) for name in ("member_pareto_k", "member_iwelbo_var")
+            )
+            row["iwelbo_se_mc_trusted"] = error_trusted(k, variances, num_samples)
+            row |= heavy_share(k.numpy(), num_samples)
             row["ess"] = float(values["member_ess"][:, s, i].mean())
             row["max_weight"] = float(values["member_max_weight"][:, s, i].mean())
             rows.append(row)
@@ -63,8 +92,11 @@ def example_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
         table[name] = values[name][:, -1, -1]
     table["pareto_k"] = values["pareto_k"][:, -1, -1]
     table["non_finite"] = values["non_finite"][:, -1, -1].astype(int)
+    for name in BOUNDS:
+        table[f"{name}_se_mc"] = np.sqrt(values[f"{name}_var"][:, -1, -1])
     for s in range(values["member_iwelbo"].shape[1]):
         table[f"iwelbo_{s + 1}"] = values["member_iwelbo"][:, s, -1]
+        table[f"pareto_k_{s + 1}"] = values["member_pareto_k"][:, s, -1]
         table[f"responsibility_{s + 1}"] = values["responsibility"][:, -1, s]
     return pd.DataFrame(table)
 

@@ -6,17 +6,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from miselbo.bounds.diagnostics import k_threshold
+
 HEAVY_TAIL = 0.7  # Pareto k-hat above which a mean of weights is not to be trusted
 MOST_LISTED = 20
 
 
-def cell_trust(values: dict[str, np.ndarray], cell: tuple[int, int]) -> dict[str, float]:
-    """Heavy tails and broken weights of one cell; a k-hat that is not known counts neither as good nor as bad."""
+def heavy_share(k: np.ndarray, num_draws: int) -> dict[str, float]:
+    """Share of the known k-hats [N] above :func:`~miselbo.bounds.diagnostics.k_threshold`, and how many are unknown.
+
+    A k-hat that is not known counts neither as good nor as bad.
+
+    Example:
+        >>> heavy_share(np.array([0.6, 0.2, np.nan]), 100)
+        {'share_heavy': 0.5, 'k_unknown': 1}
+    """
+    known = k[~np.isnan(k)]
+    share = float((known > k_threshold(num_draws)).mean()) if len(known) else math.nan
+    return {"share_heavy": share, "k_unknown": len(k) - len(known)}
+
+
+def cell_trust(values: dict[str, np.ndarray], cell: tuple[int, int], num_samples: int) -> dict[str, float]:
+    """Heavy tails and broken weights of one cell: :func:`heavy_share`, also above 0.7 whatever the number of draws."""
     k = values["pareto_k"][:, *cell]
     known = k[~np.isnan(k)]
     return {
+        "k_threshold": k_threshold((cell[0] + 1) * num_samples),
+        **heavy_share(k, (cell[0] + 1) * num_samples),
         "share_k_above_0.7": float((known > HEAVY_TAIL).mean()) if len(known) else math.nan,
-        "k_unknown": len(k) - len(known),
         "non_finite": int(values["non_finite"][:, *cell].sum()),
     }
 

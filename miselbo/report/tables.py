@@ -73,6 +73,17 @@ def error_text(error: Any) -> str:
     return "<0.0001" if 0 < error < 5e-5 else fixed(error, decimals(error))
 
 
+def monte_carlo_text(row: Any, name: str) -> str:
+    """The Monte Carlo error of a cell, behind a ">" where it is known to be too small.
+
+    >>> monte_carlo_text({"jsd_se_mc": 0.5172, "jsd_se_mc_trusted": False}, "jsd"), monte_carlo_text({}, "jsd")
+    ('>0.52', '–')
+    """
+    text = error_text(row.get(f"{name}_se_mc"))
+    small = str(row.get(f"{name}_se_mc_trusted")) == "False" and text != DASH
+    return f">{text.lstrip('<')}" if small else text
+
+
 def plus_minus(value: Any, error: Any) -> str:
     """Value and standard error, both to two significant digits of the standard error.
 
@@ -119,7 +130,7 @@ def headline(run: RunFolder) -> Table:
             NAMES[name],
             fixed(value, decimals(error)),
             error_text(error),
-            error_text(row.get(f"{name}_se_mc")),
+            monte_carlo_text(row, name),
             *[interval(row, name)] * with_interval,
         ]
         if with_bits:
@@ -154,7 +165,7 @@ def per_member(run: RunFolder) -> Table:
         cells = [member_label(row["member"])]
         for name in ("iwelbo", "elbo"):
             error = row.get(f"{name}_se")
-            cells += [plus_minus(row[name], error), error_text(row.get(f"{name}_se_mc"))]
+            cells += [plus_minus(row[name], error), monte_carlo_text(row, name)]
         cells += [significant(row[column]) for column in optional]
         if with_shares:
             cells.append(fixed(run.per_example[shares[position]].mean(), 3))

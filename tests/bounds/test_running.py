@@ -69,6 +69,7 @@ def expected_values(log_p, log_q, grid):
     out["member_elbo"] = torch.stack([bounds.elbo(*nested(log_p, log_q, size, g)) for g in grid], -1)
     out["member_ess"] = torch.stack([diagnostics.effective_sample_size(own[..., :g]) for g in grid], -1)
     out["member_max_weight"] = torch.stack([diagnostics.largest_weight(own[..., :g]) for g in grid], -1)
+    out["member_pareto_k"] = torch.stack([diagnostics.pareto_k(own[..., :g]) for g in grid], -1)
     out["responsibility"] = torch.zeros(batch, size, size).double()
     for n in range(1, size + 1):
         p, q = nested(log_p, log_q, n, total)
@@ -98,7 +99,7 @@ def test_equal_to_bounds_however_the_samples_are_cut(data):
 
 def test_shapes_and_names():
     values = run(*scores(2, 3, 10), grid=[1, 2, 10])
-    members = ("iwelbo", "elbo", "iwelbo_var", "elbo_var", "ess", "max_weight")
+    members = ("iwelbo", "elbo", "iwelbo_var", "elbo_var", "ess", "max_weight", "pareto_k")
     shapes = {name: (2, 3, 3) for name in (*CELLS, *(f"{name}_var" for name in CELLS), "ess", "max_weight")}
     shapes |= {"pareto_k": (2, 3, 3), "non_finite": (2, 3, 3)}
     shapes |= {f"member_{name}": (2, 3, 3) for name in members}

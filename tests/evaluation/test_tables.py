@@ -104,8 +104,9 @@ def test_intervals_are_those_of_the_paired_differences(values):
         error = difference.std(ddof=1) / math.sqrt(N)
         assert row[name] == pytest.approx(difference.mean(), rel=1e-12)
         assert row[f"{name}_se"] == pytest.approx(error, rel=1e-12)
-        assert row[f"{name}_low"] == pytest.approx(difference.mean() - 1.96 * error, abs=1e-4 * error)
-        assert row[f"{name}_high"] == pytest.approx(difference.mean() + 1.96 * error, abs=1e-4 * error)
+        student = 2.4469  # 97.5% of Student's t with N - 1 = 6 degrees of freedom
+        assert row[f"{name}_low"] == pytest.approx(difference.mean() - student * error, abs=1e-4 * error)
+        assert row[f"{name}_high"] == pytest.approx(difference.mean() + student * error, abs=1e-4 * error)
     assert (table["joint_gain"] >= -1e-12).all()
     assert (table.loc[table["S"] == 1, ["delta", "joint_gain"]].abs() < 1e-12).all(axis=None)
 
@@ -133,6 +134,7 @@ def test_shares_of_heavy_tails_leave_out_the_unknown(values):
     table = tables.bounds_table(changed, GRID, 1.0).set_index(["S", "L"])
     row = table.loc[(2, 4)]
     assert row["share_k_above_0.7"] == pytest.approx(2 / 5)
+    assert row["share_heavy"] == pytest.approx(3 / 5) and row["k_threshold"] == 0.5  # of 8 draws
     assert row["k_unknown"] == 2 and row["non_finite"] == 4
     assert math.isnan(table.loc[(1, 1), "share_k_above_0.7"]) and table.loc[(1, 1), "k_unknown"] == N
     assert table.loc[(3, 4), "share_k_above_0.7"] == 0

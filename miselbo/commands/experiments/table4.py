@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from miselbo import bounds
-from miselbo.bounds.diagnostics import Z95, paired
+from miselbo.bounds.diagnostics import half_width, paired
 from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
@@ -297,7 +297,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axis.errorbar(
             [place + shift for place in range(len(shown))],
             [line[key] - line["phylogfn"] for key in shown],
-            [Z95 * line[f"{key}_se"] for key in shown],
+            [half_width(int(line["replicates"])) * line[f"{key}_se"] for key in shown],
             label=line["set"].upper(),
             capsize=3,
             **{**member_style(number), "linestyle": "none"},
