@@ -22,7 +22,7 @@ from miselbo.runs import checkpoints, checks, curves
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path
-from miselbo.runs.loggers import Loggers
+from miselbo.runs.loggers import Loggers, logger_nodes
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runtime import machine, stopping
 from miselbo.runtime.files import write_json
@@ -54,6 +54,8 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
         return report(folder)
+    if cfg.task == "log":
+        return log(cfg, folder)
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
         ranks.check(trainer_arguments(cfg), trained_alone(cfg))
@@ -91,7 +93,7 @@ def run_all(
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
         if cfg.report:
             report(folder)
-        loggers.finish(summary, folder)
+        loggers.finish(summary)
     return summary
 
 
@@ -235,7 +237,7 @@ def evaluate_members(
         curves.collect(folder, size, loggers.of_member)
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
         conclude(cfg, summary, folder)
-        loggers.finish(summary, folder)
+        loggers.finish(summary)
     return summary
 
 
@@ -332,6 +334,27 @@ def sample(
     """Draw examples from the target of a run folder."""
     options = sampling.Sampling(**OmegaConf.to_container(cfg.sampling, resolve=True))  # type: ignore[arg-type]
     return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
+
+
+def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Send the curves and the result of a finished run to dashboards: ``metrics.csv`` is the truth they are made of.
+
+    Raises:
+        InputError: no dashboard is named, or the run has no result.
+    """
+    if not logger_nodes(OmegaConf.to_container(cfg.logger, resolve=True)):  # type: ignore[arg-type]
+        raise InputError("task=log sends a finished run to dashboards: name some, as in logger=wandb")
+    path = folder / "results" / "summary.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run task=evaluate run_dir={folder} first")
+    summary = json.loads(path.read_text())
+    with Loggers(cfg, folder) as loggers:
+        loggers.replay()
+        loggers.finish(summary)
+    print(
+        f"sent to {', '.join((*loggers.per_run, *loggers.per_member))}: the curves and the result of {folder}"
+    )
+    return summary
 
 
 def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")
 OPTIMIZED = ("joint_bound", "miselbo", "average_iwelbo", "average_elbo")
-TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report")
+TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report", "log")
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -112,7 +112,7 @@ def check_overrides(arguments: list[str]) -> None:
     chosen = [o for o in overrides if o.key_or_group in groups]
     for override in chosen:
         check_choices(override)
-    known = compose_config([f"{choice_prefix(o)}{o.key_or_group}={choices(o)[0]}" for o in chosen])
+    known = compose_config([f"{choice_prefix(o)}{o.key_or_group}={first_choice(o)}" for o in chosen])
     names = flatten(known)
     for override in overrides:
         if override.key_or_group in groups:
@@ -159,7 +159,13 @@ def choices(override: Override) -> list[str]:
     """The values an override gives a group, several in a sweep."""
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
-    return [str(override.get_value_string())]
+    value = override.value()
+    return [str(one) for one in value] if isinstance(value, list) else [str(override.get_value_string())]
+
+
+def first_choice(override: Override) -> str:
+    """The first value an override gives a group in a sweep, its only one otherwise; a list stays whole."""
+    return choices(override)[0] if override.is_sweep_override() else str(override.get_value_string())
 
 
 def check_choices(override: Override) -> None:

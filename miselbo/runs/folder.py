@@ -11,6 +11,7 @@ from miselbo.errors import InputError
 from miselbo.runs.checks import checkpoint_paths
 from miselbo.runs.config import (
     check_kind,
+    check_overrides,
     compose_config,
     flatten,
     name_tail,
@@ -126,6 +127,16 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         raise InputError(f"cannot write to run_dir={folder}: {error.strerror}") from None
 
 
+def quoted(path: Path) -> str:
+    """A path as Hydra's command line takes it, whatever is in it.
+
+    Example:
+        >>> print(quoted(Path("a b=c")))
+        'a b=c'
+    """
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """What decides the members: all leaves but those in ``FREE``."""
     resolved = flatten(OmegaConf.to_container(cfg, resolve=True))
@@ -147,8 +158,15 @@ def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
     fresh = compose_config([])  # a folder written by an older version lacks newer keys
     defaults = {key: fresh[key] for key in fresh if key not in ("model", "dataset", "run_dir")}
     cfg: Any = OmegaConf.merge(defaults, stored(folder))
+    overrides = parse(arguments)
+    if any(override.key_or_group == "logger" for override in overrides):
+        mine = [o for o in overrides if o.key_or_group.split(".")[0] == "logger"]
+        overrides = [o for o in overrides if o not in mine]
+        words = [str(o.input_line) for o in mine]
+        check_overrides(words)
+        cfg.logger = compose_config([*words, f"run_dir={quoted(folder)}"]).logger
     names = flatten(cfg)
-    for override in parse(arguments):
+    for override in overrides:
         key = override.key_or_group
         if override.is_sweep_override():
             raise InputError(
@@ -160,8 +178,7 @@ def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
             raise InputError(
                 f"{key} decides what the members of {folder} are and cannot be changed for a trained run"
             )
-        if key != "logger":  # no dashboard without training
-            check_kind(override, names[key])
-            OmegaConf.update(cfg, key, plain_value(override.value()))
+        check_kind(override, names[key])
+        OmegaConf.update(cfg, key, plain_value(override.value()))
     cfg.run_dir = str(folder)
     return cfg

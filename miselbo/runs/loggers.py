@@ -1,163 +1,147 @@
-"""Dashboards of a run: W&B or TensorBoard on request, ``metrics.csv`` always. No prompt, no network unless asked."""
+"""Where a run's curves go: ``metrics.csv`` always, and what ``conf/logger`` names by ``_target_``, several at once.
+
+A node is either a dashboard of the whole run (a class with ``of_member``, :class:`miselbo.runs.wandb_run.WandbRun`) or
+one of Lightning's loggers, which is built for each member: ``{member}`` in its strings becomes q1, q2, ..., ``joint``;
+``ensemble`` for the headline at the end.
+"""
 
 import os
-import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
-from miselbo.data.grid import grid
-from miselbo.errors import InputError, Stopped
+from miselbo.errors import InputError
 from miselbo.runs.curves import TidyMetrics
-from miselbo.runs.wandb import Key, WandbCurves, catch_up, on_dashboard
-from miselbo.runtime import stopping
-from miselbo.runtime.files import write_text
+from miselbo.runs.wandb import tidy_rows
+
+# MLflow 3 refuses its own file store otherwise, and reports its use to its makers
+QUIET = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 class Loggers:
-    """Makes the loggers of each member and closes the dashboard's run, also after an error.
+    """Makes the loggers of each member and closes the dashboards, also after an error.
 
     Args:
-        cfg: the whole configuration; ``logger.name`` is csv, wandb or tensorboard.
+        cfg: the whole configuration.
         folder: run folder.
 
     Raises:
-        InputError: an unknown logger, or its package is not installed.
+        InputError: a node of ``logger`` cannot be built, such as one whose package is not installed.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path):
-        self.cfg = cfg
-        self.folder = folder
-        self.kind = cfg.logger.name
-        self._wandb: Any = None
-        self._known = set[Key]()  # curves that are on the dashboard
-        if self.kind not in ("csv", "wandb", "tensorboard"):
-            raise InputError(f"unknown logger.name={self.kind}; known are csv, tensorboard, wandb")
+        content: Any = OmegaConf.to_container(cfg, resolve=True)
+        self.config, self.folder = content, folder
+        nodes = logger_nodes(content["logger"])
+        self.per_run = {name: node for name, node in nodes.items() if is_dashboard(name, node)}
+        self.per_member = {name: node for name, node in nodes.items() if name not in self.per_run}
+        self.dashboards: list[Any] = []
 
     def __enter__(self) -> "Loggers":
-        if self.kind == "wandb" and os.environ.get("LOCAL_RANK", "0") == "0":
-            self._wandb = start_wandb(self.cfg, self.folder)
-            self._known = on_dashboard(self._wandb, self.folder)
-            catch_up(self._wandb, self.folder / "metrics.csv", self._known)
+        for name, node in self.per_run.items():
+            self.dashboards.append(make(name, node, self.folder, self.config))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._wandb is None:
-            return
-        if isinstance(error, Stopped):
-            self._wandb.mark_preempting()  # with a status other than 0 the run is then preempted, not failed
-            self._wandb.finish(exit_code=stopping.STATUS)
-        else:
-            self._wandb.finish(exit_code=int(kind is not None))
+        for dashboard in self.dashboards:
+            dashboard.close(error if error is not None or kind is None else kind())
 
     def of_member(self, member: int) -> list[Logger]:
-        """Loggers for the training of q_member; its curves carry the prefix q<member>."""
-        loggers: list[Logger] = [TidyMetrics(self.folder / "metrics.csv", member)]
-        if self.kind == "wandb":
-            if self._wandb is not None:  # rank 0
-                epoch = self.cfg.model.objective.get("steps_per_epoch")
-                loggers.append(WandbCurves(self._wandb, member, epoch, self._known))
-        elif self.kind == "tensorboard":
-            from pytorch_lightning.loggers import TensorBoardLogger
+        """Loggers for the training of q_member; 0 is the joint training."""
+        name = f"q{member}" if member else "joint"
+        return [TidyMetrics(self.folder / "metrics.csv", member), *self.elsewhere(member, name)]
 
-            require("tensorboard")
-            loggers.append(TensorBoardLogger(self.folder, "tensorboard", f"q{member}"))
-        return loggers
+    def elsewhere(self, member: int, name: str) -> list[Logger]:
+        """The same without ``metrics.csv``."""
+        own = [make(kind, filled(node, name)) for kind, node in self.per_member.items()]
+        return [*own, *(logger for dashboard in self.dashboards for logger in dashboard.of_member(member))]
 
-    def finish(self, summary: dict[str, Any], folder: Path) -> None:
-        """Headline numbers, the S x L grid, figures and report on the dashboard; checkpoints where asked for."""
-        if self._wandb is None:
-            return
-        import pandas as pd
-        import wandb
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Headline numbers to all of them; dashboards take tables, figures and report too."""
+        numbers = {k: float(v) for k, v in summary["headline"].items() if isinstance(v, int | float)}
+        for kind, node in self.per_member.items():
+            logger = make(kind, filled(node, "ensemble"))
+            logger.log_metrics(numbers, 0)
+            logger.finalize("success")
+        for dashboard in self.dashboards:
+            dashboard.finish(summary)
 
-        run = self._wandb
-        catch_up(run, self.folder / "metrics.csv", self._known)  # of members that other processes trained
-        run.summary.update({k: v for k, v in summary["headline"].items() if v is not None})
-        figures = sorted((folder / "figures").glob("*.png"))
-        run.log(
-            {
-                "bounds": wandb.Table(dataframe=pd.read_csv(folder / "results" / "bounds.csv")),
-                **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures},
-                **{f"samples/{name}": wandb.Image(image) for name, image in samples(folder).items()},
-            }
-        )
-        self._attach("report", [folder / "report.html"])
-        if self.cfg.logger.get("checkpoints"):
-            self._attach("model", sorted((folder / "members").glob("*.ckpt")))
-
-    def _attach(self, kind: str, files: list[Path]) -> None:
-        """The files that exist as one artifact of the run."""
-        import wandb
-
-        present = [path for path in files if path.is_file()]
-        if present:
-            artifact = wandb.Artifact(f"{kind}-{self._wandb.id}", type=kind)
-            for path in present:
-                artifact.add_file(str(path), name=path.name)
-            self._wandb.log_artifact(artifact)
+    def replay(self) -> None:
+        """Send all rows of ``metrics.csv`` to the loggers of members; dashboards take what they lack by themselves."""
+        curves: dict[int, dict[int, dict[str, float]]] = {}
+        for (member, step, name), value in tidy_rows(self.folder / "metrics.csv").items():
+            curves.setdefault(member, {}).setdefault(step, {})[name] = value
+        for member, steps in sorted(curves.items()):
+            for kind, node in self.per_member.items():
+                logger = make(kind, filled(node, f"q{member}" if member else "joint"))
+                for step, values in sorted(steps.items()):
+                    logger.log_metrics(values, step)
+                logger.finalize("success")
 
 
-def samples(folder: Path) -> dict[str, np.ndarray]:
-    """Grids of the run's own images: originals, ``q1`` ... their reconstructions by each member, ``prior`` samples.
+def logger_nodes(logger: Mapping[str, Any]) -> dict[str, Any]:
+    """The nodes of ``logger`` that name something to build.
 
-    Small images are enlarged by a whole factor, for a dashboard would blur them. Empty for a target without images.
+    Example:
+        >>> logger_nodes({"mode": "auto", "wandb": {"_target_": "miselbo.runs.wandb_run.WandbRun"}})
+        {'wandb': {'_target_': 'miselbo.runs.wandb_run.WandbRun'}}
     """
-    path = folder / "results" / "images.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path) as arrays:
-        shown = {"originals": arrays["originals"], "prior": arrays["samples"]}
-        shown |= {f"q{s}": images for s, images in enumerate(arrays["reconstructions"], 1)}
-    factor = max(1, 64 // shown["prior"].shape[-1])
-    return {
-        name: grid(torch.from_numpy(images)).repeat(factor, 0).repeat(factor, 1)
-        for name, images in shown.items()
-    }
+    return {k: node for k, node in logger.items() if isinstance(node, Mapping) and "_target_" in node}
 
 
-def require(package: str) -> None:
-    """InputError with the install command when an optional package is missing."""
+def is_dashboard(name: str, node: Mapping[str, Any]) -> bool:
+    """Whether a node is built once for the whole run.
+
+    Raises:
+        InputError: there is no such class.
+    """
     try:
-        __import__(package)
-    except ImportError:
-        raise InputError(
-            f"logger={package} needs the package {package}: pip install '.[{package}]'"
-        ) from None
+        return hasattr(get_object(node["_target_"]), "of_member")
+    except Exception as error:
+        raise InputError(f"logger.{name}: there is no {node['_target_']} here ({first(error)})") from None
 
 
-def start_wandb(cfg: DictConfig, folder: Path) -> Any:
-    """A W&B run in the run folder; the same run again when the folder has one already."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it looks up a host name even offline otherwise
-    os.environ.setdefault("WANDB_SILENT", "true")
-    require("wandb")
-    import wandb
+def make(name: str, node: Mapping[str, Any], *positional: Any) -> Any:
+    """Build a node; InputError with the reason when it cannot be."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    try:
+        return instantiate(dict(node), *positional, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise InputError(
+                f"logger={name} needs a package that is not installed ({first(cause)}): pip install 'miselbo[{name}]'"
+            ) from None
+        raise InputError(f"logger.{name} cannot be built: {first(cause or error)}") from None
 
-    mode = cfg.logger.mode
-    if mode == "auto":
-        asked = os.environ.get("WANDB_MODE")
-        mode = asked or ("online" if wandb.login(prompt=False, verify=False) else "offline")
-    if mode == "offline":
-        print(f"W&B is offline; send this run later with: wandb sync {folder}/wandb/offline-run-*")
-    stored = folder / "wandb_run_id"
-    run_id = stored.read_text().strip() if stored.exists() else uuid.uuid4().hex[:8]
-    write_text(stored, run_id + "\n")
-    return wandb.init(
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        group=cfg.logger.group,
-        name=folder.name,
-        id=run_id,
-        resume="allow",
-        dir=str(folder),
-        mode=mode,
-        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
-        tags=[cfg.model.name, cfg.dataset.name, f"S={cfg.ensemble.size}"],
-    )
+
+def first(error: BaseException) -> str:
+    """First line of an error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def filled(node: Mapping[str, Any], member: str) -> dict[str, Any]:
+    """A node with the member's name in its strings.
+
+    Example:
+        >>> filled({"version": "{member}", "tags": {"of": "run-{member}"}}, "q2")
+        {'version': 'q2', 'tags': {'of': 'run-q2'}}
+    """
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{member}", member)
+        return {k: fill(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    return {key: fill(value) for key, value in node.items()}

@@ -10,10 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from miselbo import pipeline
 from miselbo.errors import InputError, Stopped
-from miselbo.runs import loggers
+from miselbo.runs import wandb_run
 from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.loggers import Loggers
-from miselbo.runs.wandb_file import finished
+from miselbo.runs.wandb import keys, tidy_rows
+from miselbo.runs.wandb_file import WandbFile, finished
 
 
 @pytest.fixture
@@ -30,26 +31,61 @@ def test_csv_is_all_there_is_by_default(tmp_path):
 
 def test_tensorboard_has_a_folder_for_every_member(tmp_path, no_report):
     runs.fit(tmp_path / "run", "ensemble.size=2", "logger=tensorboard")
-    assert sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir()) == ["q1", "q2"]
+    names = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert names == ["ensemble", "q1", "q2"]
     for member in ("q1", "q2"):
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / member)).Reload()
         assert {"val/miselbo", "val/jsd", "train/elbo"} <= set(events.Tags()["scalars"])
     assert (tmp_path / "run" / "metrics.csv").exists()
 
 
-def test_unknown_logger(tmp_path):
-    cfg = runs.configure(tmp_path, "logger.name=carrierpigeon")
-    with pytest.raises(
-        InputError, match="unknown logger.name=carrierpigeon; known are csv, tensorboard, wandb"
-    ):
-        Loggers(cfg, tmp_path)
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ("{_target_: carrier.Pigeon}", "logger.mine: there is no carrier.Pigeon here"),
+        (
+            "{_target_: pytorch_lightning.loggers.CSVLogger, colour: red}",
+            "logger.mine cannot be built.*colour",
+        ),
+    ],
+)
+def test_a_logger_that_cannot_be_built_is_named_before_any_training(tmp_path, node, message):
+    cfg = runs.configure(tmp_path, f"+logger.mine={node}")
+    with pytest.raises(InputError, match=message), Loggers(cfg, tmp_path) as made:
+        made.of_member(1)
 
 
-def test_a_missing_package_names_the_command():
-    with pytest.raises(
-        InputError, match=r"logger=no_such_package needs .*: pip install '\.\[no_such_package\]'"
-    ):
-        loggers.require("no_such_package")
+def test_mlflow_and_csv_at_once_have_the_same_values(tmp_path, no_report):
+    mlflow = pytest.importorskip("mlflow")
+    runs.fit(tmp_path / "run", "ensemble.size=2", "logger=[csv,mlflow]")
+    client = mlflow.MlflowClient(f"file:{tmp_path}/run/mlruns")
+    (experiment,) = client.search_experiments(filter_string="name = 'miselbo'")
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {"q1", "q2", "ensemble"}
+    table = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    for member in (1, 2):
+        history = client.get_metric_history(found[f"q{member}"].info.run_id, "val/miselbo")
+        rows = table[(table["member"] == member) & (table["metric"] == "val/miselbo")]
+        assert [m.step for m in history] == list(rows["step"])
+        np.testing.assert_allclose([m.value for m in history], rows["value"])
+    headline = json.loads((tmp_path / "run" / "results" / "summary.json").read_text())["headline"]
+    assert found["ensemble"].data.metrics["miselbo"] == pytest.approx(headline["miselbo"])
+
+
+def test_a_finished_run_is_sent_to_dashboards_later(tmp_path, no_report, capsys):
+    folder = tmp_path / "run"
+    runs.fit(folder, "ensemble.size=2")
+    before = (folder / "metrics.csv").read_text()
+    runs.from_folder("log", folder, "logger=[wandb,tensorboard]", "logger.mode=offline")
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    rows = WandbFile(file).history
+    sent = {(m, s, n): float(row[f"q{m}/{n}"]) for row in rows for m, s, n in keys(row)}
+    assert sent == pytest.approx(tidy_rows(folder / "metrics.csv"))
+    names = sorted(path.name for path in (folder / "tensorboard").iterdir())
+    assert names == ["ensemble", "q1", "q2"] and (folder / "metrics.csv").read_text() == before
+    assert "sent to wandb, tensorboard" in capsys.readouterr().out
+    with pytest.raises(InputError, match="name some, as in logger=wandb"):
+        runs.from_folder("log", folder)
 
 
 def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
@@ -64,7 +100,7 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
         def mark_preempting(self):
             codes.append("preempting")
 
-    monkeypatch.setattr(loggers, "start_wandb", lambda cfg, folder: Run())
+    monkeypatch.setattr(wandb_run, "start", lambda folder, mode, **given: Run())
     cfg = runs.configure(tmp_path, "logger=wandb")
     with Loggers(cfg, tmp_path):
         pass
