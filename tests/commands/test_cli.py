@@ -116,9 +116,8 @@ def test_other_data_that_cannot_be(refused, tmp_path):
     (tmp_path / "cifar" / "test_batch.bin").write_bytes(bytes(3000))
     assert "test_batch.bin: truncated" in refused("dataset=cifar10", f"dataset.root={tmp_path / 'cifar'}")
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_text("no image")
-    (tmp_path / "images" / "b.png").write_text("no image")
-    (tmp_path / "images" / "c.png").write_text("no image")
+    for name in "abc":
+        (tmp_path / "images" / f"{name}.png").write_text(f"no image {name}")
     line = refused("dataset=image_folder", f"dataset.root={tmp_path / 'images'}")
     assert ".png: cannot be read as an image" in line
 
