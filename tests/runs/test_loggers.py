@@ -14,7 +14,7 @@ from miselbo.runs import wandb_run
 from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.loggers import Loggers
 from miselbo.runs.wandb import keys, tidy_rows
-from miselbo.runs.wandb_file import WandbFile, finished
+from miselbo.runs.wandb_file import finished
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_finished_run_is_sent_to_dashboards_later(tmp_path, no_report, capsys)
     before = (folder / "metrics.csv").read_text()
     runs.from_folder("log", folder, "logger=[wandb,tensorboard]", "logger.mode=offline")
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    rows = WandbFile(file).history
+    rows = finished(file).history
     sent = {(m, s, n): float(row[f"q{m}/{n}"]) for row in rows for m, s, n in keys(row)}
     assert sent == pytest.approx(tidy_rows(folder / "metrics.csv"))
     names = sorted(path.name for path in (folder / "tensorboard").iterdir())
