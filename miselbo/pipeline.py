@@ -24,6 +24,7 @@ from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path
 from miselbo.runs.loggers import Loggers, logger_nodes
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
+from miselbo.runs.reuse import copy, reusable
 from miselbo.runtime import machine, stopping
 from miselbo.runtime.files import write_json
 from miselbo.training.parallel import members as member_jobs
@@ -81,11 +82,14 @@ def run_all(
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     plan, family = training_plan(cfg), training_of(cfg, folder)
     # a foreign file fails now, with nothing written
-    finished = checkpoints.load_finished(folder, target, members)
+    finished, elsewhere = checkpoints.load_finished(folder, target, members), reusable(cfg, folder)
     done = len(finished) == len(members)
     if done and cfg.ensemble.objective == "mixture" and len(members) > 1:
         done = checkpoints.trained_jointly(folder, len(members))
     claim_folder(cfg, folder)
+    if elsewhere is not None:
+        copy(*elsewhere, folder)
+        done = len(checkpoints.load_finished(folder, target, members)) == len(members)
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):

@@ -28,6 +28,7 @@ def check_values(cfg: DictConfig) -> None:
         raise InputError(f"unknown importer={cfg.importer}; known are {', '.join(IMPORTERS)}")
     check_importer(cfg)
     check_optimized(str(cfg.optimized_metric))
+    check_from_run(cfg.from_run)
     for key, least in (("ensemble.size", 1), ("ensemble.monitor_samples", 1), ("seed", 0)):
         value = OmegaConf.select(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -60,6 +61,16 @@ def check_optimized(name: str) -> None:
         raise InputError(
             f"unknown optimized_metric={name}; {nearest(name, OPTIMIZED)}known are {', '.join(OPTIMIZED)}"
         )
+
+
+def check_from_run(value: object) -> None:
+    """``from_run`` is a folder, "auto" or null.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InputError(f"from_run must be auto, a run folder or null, got {value!r}")
 
 
 def check_member(cfg: DictConfig) -> None:
