@@ -24,16 +24,62 @@ def text(found: dict[str, Any]) -> list[str]:
         "too narrow and the value too low)."
     ]
     if "kl" in found:
-        lines.append(
+        line = (
             f"Against the posterior given as dataset.posterior: KL {found['kl']:.3f} nats over the topologies in the "
             f"support, and {found['mass_outside']:.4f} of its mass lies outside the support."
         )
+        if "tv" in found:
+            line += (
+                f" Total variation {found['tv']:.3f} of q and {found['weighted_tv']:.3f} of its importance-weighted "
+                f"trees; {found['q_outside']:.3f} of q is on topologies that the posterior lacks."
+            )
+        lines.append(line)
+    if "between" in found:
+        between = found["between"]
+        lines.append(
+            f"Between the members: average standard deviation of split frequencies {between['asdsf']:.4f}, largest "
+            f"difference of a split {between['largest_split_difference']:.3f}."
+        )
+    lines += found.get("warnings", [])
     lines.append(
-        "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk); all splits "
-        "are in results/splits.csv. q: frequency under the mixture; weighted: the same with importance weights, an "
-        "estimate of the posterior."
+        "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk; "
+        "results/consensus_weighted.nwk by the weighted ones); all splits are in results/splits.csv. q: frequency "
+        "under the mixture; weighted: the same with importance weights, an estimate of the posterior."
     )
+    different = {split for split, _ in found["consensus"]} ^ {
+        split for split, _ in found.get("consensus_weighted", found["consensus"])
+    }
+    if different:
+        lines.append(
+            f"The two consensus trees differ in {len(different)} splits: trust the weighted one no more than its ESS."
+        )
     return lines
+
+
+COLUMNS = {
+    "elbo": ("ELBO", 2),
+    "log_marginal": ("log marginal", 2),
+    "ess": ("ESS", 0),
+    "kl": ("KL", 3),
+    "tv": ("TV", 3),
+    "q_outside": ("q outside", 3),
+    "asdsf": ("ASDSF", 4),
+    "largest_split_difference": ("largest split", 3),
+    "weighted_tv": ("TV, weighted", 3),
+    "weighted_asdsf": ("ASDSF, weighted", 4),
+}
+
+
+def member_table(found: dict[str, Any]) -> Table:
+    """Every member and the mixture: what its fresh draws give, and its distance to the posterior where there is one."""
+    rows = [*found["members"], {**found, "member": "mixture"}]
+    used = [name for name in COLUMNS if name in rows[0]]
+    body = [
+        [f"q_{row['member']}" if row["member"] != "mixture" else "mixture"]
+        + [fixed(row.get(name), COLUMNS[name][1]) for name in used]
+        for row in rows
+    ]
+    return Table(["Trees of", *(COLUMNS[name][0] for name in used)], body, "l" + "r" * len(used))
 
 
 def split_table(found: dict[str, Any]) -> Table:

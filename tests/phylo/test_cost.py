@@ -8,6 +8,7 @@ from small_phylo import data, fitted
 from miselbo.evaluation.settings import make_settings
 from miselbo.phylo import cost as costs
 from miselbo.phylo.objective import Objective
+from miselbo.phylo.summaries import SAMPLES
 from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
@@ -33,7 +34,7 @@ def test_counts_and_nothing_changes():
     assert json.loads(json.dumps(result)) == result
     assert result["training"]["iterations"] == 200
     assert result["training"]["likelihoods"] == 4 * (50 * 10 + 100)
-    assert result["evaluation"]["likelihoods"] == 3 * 3 * 40 + 3 * 1000
+    assert result["evaluation"]["likelihoods"] == 3 * 3 * 40 + 3 * SAMPLES
     weights = sum(p.nbytes for p in ensemble.members[0].parameters())
     assert result["bytes"]["member"] == weights and result["bytes"]["resume_point"] == 3 * weights
     whole = 3 * result["training"]["minutes"] + result["evaluation"]["minutes"]
