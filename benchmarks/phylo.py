@@ -24,8 +24,8 @@ from plain_phylo import PlainLikelihood, PlainSbn, psp_rows
 from torch import Tensor
 
 from miselbo.phylo.data import benchmark
+from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective, coefficients
-from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import PhyloSpec, Posterior, Vbpi
 
 PARTICLES = 10

@@ -15,9 +15,9 @@ from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import scores_bytes
 from miselbo.evaluation.workers import number_of_processes
 from miselbo.noise import derive
+from miselbo.phylo.member import MONITOR, Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
-from miselbo.phylo.training import MONITOR, Training
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime.counters import parameter_bytes, size_text
 
@@ -62,6 +62,7 @@ def predict(
     result = {
         "training": {
             "iterations": steps,
+            "rounds": objective.rounds,
             "likelihoods": steps * objective.num_particles + epochs * MONITOR,
             "milliseconds_per_iteration": 1000 * iteration,
             "minutes": (steps * iteration + epochs * monitor) / 60,
@@ -130,7 +131,12 @@ def cost_text(result: dict[str, Any]) -> str:
             f"{'total':<18}{'':>16}{result['minutes']:>12,.2f}",
             "",
             f"training: {training['iterations']:,} iterations of {training['milliseconds_per_iteration']:.2f} ms; "
-            "its likelihoods are with gradient",
+            "its likelihoods are with gradient"
+            + (
+                f"; annealing and one of at most {training['rounds']} rounds of the second stage"
+                if training["rounds"] > 1
+                else ""
+            ),
             f"evaluation: {evaluation['replicates']:,} replicates x S = {size} x L = {evaluation['L']:,}, and "
             f"{SAMPLES:,} draws of each member for the tree summaries; {evaluation['processes']} process(es)",
             f"memory: target {size_text(has['target'])}, a member {size_text(has['member'])} "

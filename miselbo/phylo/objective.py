@@ -39,6 +39,9 @@ class Objective:
         second_stage_tree: [first, last] learning rate of the topology parameters once beta is 1, falling exponentially
             in place of ``learning_rate_tree`` and its decay; None for none.
         second_stage_branch: the same of the branch parameters.
+        rounds: how often the second stage is run at most, see :mod:`miselbo.phylo.rounds`; 1: once, without a check.
+        enough_ess: effective sample size, as a share of fresh draws, at which no further round follows.
+        least_gain: nats by which a round raises the importance-weighted estimate if another one is to follow.
 
     Raises:
         InputError: a value that cannot be.
@@ -64,9 +67,18 @@ class Objective:
     dreg: bool = False
     second_stage_tree: Sequence[float] | None = None
     second_stage_branch: Sequence[float] | None = None
+    rounds: int = 1
+    enough_ess: float = 0.06
+    least_gain: float = 0.1
 
     def __post_init__(self) -> None:
-        whole = {"num_particles": 2, "steps_per_epoch": 1, "num_decays": 0, "max_skipped_steps": 0}
+        whole = {
+            "num_particles": 2,
+            "steps_per_epoch": 1,
+            "num_decays": 0,
+            "max_skipped_steps": 0,
+            "rounds": 1,
+        }
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "dreg":
@@ -81,8 +93,8 @@ class Objective:
                 wanted = f"a whole number of at least {whole[field.name]}"
             else:
                 number = is_number(value)
-                zero = field.name.startswith("anneal")
-                share = zero or field.name == "decay"
+                zero = field.name.startswith("anneal") or field.name == "least_gain"
+                share = field.name.startswith("anneal") or field.name in ("decay", "enough_ess")
                 good = number and (value >= 0 if zero else value > 0) and (value <= 1 or not share)
                 wanted = f"a {'non-negative' if zero else 'positive'} number{' up to 1' if share else ''}"
             if not good:
@@ -101,6 +113,22 @@ class Objective:
         """Whether beta has reached 1."""
         return step >= self.anneal_portion * total
 
+    def round_epochs(self, epochs: int) -> int:
+        """Epochs of one run of the second stage, the last of ``epochs``."""
+        return max(1, math.floor(epochs * (1 - self.anneal_portion)))
+
+    def place(self, step: int, epochs: int) -> int:
+        """The iteration within ``epochs`` whose schedules hold at ``step``, which may be of a further round.
+
+        Example:
+            >>> objective = Objective(steps_per_epoch=10)
+            >>> [objective.place(step, 4) for step in (0, 39, 40, 59, 60)]
+            [0, 39, 20, 39, 20]
+        """
+        total, length = epochs * self.steps_per_epoch, self.round_epochs(epochs) * self.steps_per_epoch
+        again = total - length + (step - total) % length
+        return step if step < total else max(again, math.ceil(self.anneal_portion * total))
+
     def rates(self, step: int, total: int) -> tuple[float, float]:
         """Learning rates of the topology and of the branch parameters at an iteration of ``total``."""
         factor, first = self.rate(step, total), self.anneal_portion * total
@@ -108,7 +136,7 @@ class Objective:
         tree, branch = self.learning_rate_tree * factor, self.learning_rate_branch * factor
         if not self.second_stage(step, total):
             return tree, branch
-        done = (step - first) / (total - first)
+        done = (step - first) / max(total - first, 1)
         start_end = [stage and stage[0] * (stage[1] / stage[0]) ** done for stage in stages]
         return start_end[0] or tree, start_end[1] or branch
 

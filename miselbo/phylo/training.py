@@ -4,32 +4,25 @@ A plain loop: an iteration is a few milliseconds. Its noise comes from the membe
 holds everything, so a run that was killed goes on exactly as it would have.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning.loggers.logger import Logger
-from torch import nn
 
 from miselbo.ensemble import Ensemble
-from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
-from miselbo.phylo.objective import Objective, bound, coefficients
-from miselbo.phylo.vbpi import Posterior, Vbpi
+from miselbo.phylo.member import Training
+from miselbo.phylo.objective import Objective
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Loggers, TrainingPlan, able
-from miselbo.runtime import locks, stopping
+from miselbo.runtime import locks
 from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
 from miselbo.training.fit import fit_each
-
-COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
-MONITOR = 100  # samples of the bound at the end of an epoch
 
 
 @able(apart=True)
@@ -76,6 +69,7 @@ def fit_member(
             "seconds": training.seconds,
             "steps": training.step,
             "skipped_steps": training.skipped,
+            "checks": [list(found) for found in training.checks],
             "decoder_passes": training.step * settings.num_particles,
         }
         checkpoints.save(path, "member", member, target, member=s, **info)
@@ -83,13 +77,10 @@ def fit_member(
 
 
 def run_epochs(
-    plan: TrainingPlan, training: "Training", member: int, loggers: Sequence[Logger], resume: Path
+    plan: TrainingPlan, training: Training, member: int, loggers: Sequence[Logger], resume: Path
 ) -> None:
     """All epochs of one member, with its curves and resume points."""
-    length, epochs = training.objective.steps_per_epoch, plan.epochs
-    meter = Meter(f"train q{member} epoch", epochs, plan.progress)
-    done = training.step // length
-    meter.skip(done)
+    length = training.objective.steps_per_epoch
     saved = time.monotonic()
 
     def save() -> None:
@@ -97,163 +88,20 @@ def run_epochs(
             torch.save(training.state(), temporary)
 
     training.save = save
-    try:
-        for epoch in range(done, epochs):
-            values = training.epoch()
-            for logger in loggers:
-                logger.log_metrics(values, training.step - 1)
-            meter.update(epoch + 1, f"IWELBO {values['val/iwelbo']:.2f} nats")
-            if time.monotonic() - saved >= plan.resume_interval and epoch + 1 < epochs:
-                save()
-                saved = time.monotonic()
-    finally:
-        meter.close()
+    while not training.finished:
+        first, last = training.step // length, training.last_epoch
+        meter = Meter(f"train q{member} epoch", last, plan.progress)
+        meter.skip(first)
+        try:
+            for epoch in range(first, last):
+                values = training.epoch()
+                for logger in loggers:
+                    logger.log_metrics(values, training.step - 1)
+                meter.update(epoch + 1, f"IWELBO {values['val/iwelbo']:.2f} nats")
+                if time.monotonic() - saved >= plan.resume_interval and not training.finished:
+                    save()
+                    saved = time.monotonic()
+        finally:
+            meter.close()
     for logger in loggers:
         logger.finalize("success")
-
-
-class Training:
-    """The state of one member's training.
-
-    Args:
-        target: the posterior.
-        member: trained in place.
-        objective: hyper-parameters.
-        epochs: of the whole training, which the schedules follow.
-        seed: decides all draws.
-
-    Raises:
-        InputError: ``objective.dreg`` with a flow whose inverse has no gradient.
-
-    Example:
-        >>> from miselbo.phylo.data import simulated
-        >>> data = simulated()
-        >>> data.setup()
-        >>> posterior = Posterior(data.spec)
-        >>> training = Training(posterior, Vbpi(posterior), Objective(steps_per_epoch=2), epochs=9, seed=0)
-        >>> sorted(training.epoch())
-        ['beta', 'learning_rate_branch', 'train/bound', 'val/elbo', 'val/iwelbo']
-    """
-
-    def __init__(self, target: Posterior, member: Vbpi, objective: Objective, epochs: int, seed: int):
-        if objective.dreg and not member.branches.flow.differentiable_inverse:
-            raise InputError(
-                "model.objective.dreg=true needs a flow with an inverse in closed form, which "
-                f"{type(member.branches.flow).__name__} is not: give model.objective.dreg=false"
-            )
-        self.target, self.member, self.objective, self.seed = target, member, objective, seed
-        self.generator = torch.Generator().manual_seed(seed % 2**63)
-        tree, branch = list(member.sbn.parameters()), list(member.branches.parameters())
-        groups = [{"params": part, "lr": 0.0} for part in (tree, branch)]
-        self.parameters: list[nn.Parameter] = [*tree, *branch]
-        self.optimiser = torch.optim.Adam(groups, fused=True)
-        self.total = epochs * objective.steps_per_epoch
-        self.step = self.skipped = self.skipped_in_a_row = 0
-        self.seconds = 0.0
-        self.bounds: list[float] = []  # of this epoch's iterations
-        self.save: Callable[[], None] | None = None
-
-    def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Uniform and normal numbers for as many trees, from the member's generator."""
-        n = self.target.num_taxa
-        options: Any = {"dtype": torch.float64, "generator": self.generator}
-        return torch.rand(count, n - 1, **options), torch.randn(count, 2 * n - 3, **options)
-
-    def iteration(self) -> float:
-        """One step; returns the K-sample bound at beta = 1, nats (NaN for a skipped step)."""
-        rates = self.objective.rates(self.step, self.total)
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate
-        uniforms, eps = self.draw(self.objective.num_particles)
-        log_probabilities = self.member.sbn.log_probabilities()
-        trees = self.member.sbn.sample(uniforms, log_probabilities)
-        log_q_tree = self.member.sbn.log_prob(trees, log_probabilities)
-        x, log_q_branch = self.member.branches.sample(trees, eps)
-        log_lik, log_prior = self.target.log_likelihood(trees, x), self.target.log_branch_prior(x)
-        given = self.objective.beta(self.step, self.total) * log_lik + log_prior
-        rest = given - log_q_branch
-        with np.errstate(invalid="ignore"):  # a bound that is no number is found below
-            to_rest, to_tree = coefficients((rest - log_q_tree).detach().numpy())
-        if self.objective.dreg and self.objective.second_stage(self.step, self.total):
-            rest, to_rest = given - self.member.branches.path_log_prob(trees, x), to_rest**2
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward((rest, log_q_tree), (-torch.from_numpy(to_rest), -torch.from_numpy(to_tree)))
-        self.step += 1
-        size = sum(float(p.grad.abs().sum()) for p in self.parameters if p.grad is not None)
-        if not math.isfinite(size) or not np.isfinite(to_tree).all():
-            self.skip()
-            return math.nan
-        self.skipped_in_a_row = 0
-        self.optimiser.step()
-        value = bound((log_lik + log_prior - log_q_branch - log_q_tree).detach().numpy())
-        return value + self.target.log_p_topology
-
-    def skip(self) -> None:
-        """Count a step with a non-finite bound or gradient, which changes nothing.
-
-        Raises:
-            TrainingDivergedError: too many in a row.
-        """
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row > self.objective.max_skipped_steps:
-            raise TrainingDivergedError(
-                f"{self.skipped_in_a_row} steps in a row gave a non-finite bound or gradient (iteration {self.step}): "
-                "lower model.objective.learning_rate_branch, or anneal longer (model.objective.anneal_portion)"
-            )
-
-    def epoch(self) -> dict[str, float]:
-        """The iterations of one epoch, or what is left of it; returns what is logged at its end.
-
-        Raises:
-            Stopped: a stop was asked for (:mod:`miselbo.runtime.stopping`); :attr:`save` was called.
-        """
-        start, before = time.perf_counter(), self.seconds
-        with stopping.holding():
-            while len(self.bounds) < self.objective.steps_per_epoch:
-                self.bounds.append(self.iteration())
-                if self.save is not None and stopping.requested():
-                    self.seconds = before + time.perf_counter() - start
-                    self.save()
-                    stopping.check()
-        finite = [value for value in self.bounds if math.isfinite(value)]
-        self.bounds = []
-        weights = self.monitor()
-        self.seconds = before + time.perf_counter() - start
-        return {
-            "train/bound": sum(finite) / len(finite) if finite else math.nan,
-            "val/elbo": float(weights.mean()),
-            "val/iwelbo": bound(weights.numpy()),
-            "beta": self.objective.beta(self.step - 1, self.total),
-            "learning_rate_branch": self.optimiser.param_groups[1]["lr"],
-        }
-
-    @torch.no_grad()
-    def monitor(self) -> torch.Tensor:
-        """log p - log q of fresh samples, whose mean is the ELBO."""
-        generator = torch.Generator().manual_seed(derive(self.seed, self.step) % 2**63)
-        own, self.generator = self.generator, generator
-        uniforms, eps = self.draw(MONITOR)
-        self.generator = own
-        trees = self.member.sbn.sample(uniforms)
-        x, log_q = self.member.branches.sample(trees, eps)
-        return self.target.log_joint(trees, x) - log_q - self.member.sbn.log_prob(trees)
-
-    def state(self) -> dict[str, Any]:
-        """Everything a later process needs to go on exactly."""
-        return {
-            "member": self.member.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "counts": {name: getattr(self, name) for name in COUNTS},
-            "bounds": list(self.bounds),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
-        self.member.load_state_dict(state["member"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        for name in COUNTS:
-            setattr(self, name, state["counts"][name])
-        self.bounds = list(state.get("bounds", []))

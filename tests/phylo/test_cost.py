@@ -7,9 +7,9 @@ from small_phylo import data, fitted
 
 from miselbo.evaluation.settings import make_settings
 from miselbo.phylo import cost as costs
+from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
-from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
 from miselbo.protocols import fingerprint

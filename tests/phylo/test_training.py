@@ -8,9 +8,10 @@ from small_phylo import data, fitted
 
 from miselbo import bounds
 from miselbo.errors import InputError, TrainingDivergedError
+from miselbo.phylo import rounds
 from miselbo.phylo.flows import Planar
+from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective, bound, coefficients, learning_signals
-from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
 from miselbo.runs import checkpoints
@@ -156,6 +157,38 @@ def test_a_resume_point_goes_on_exactly():
     assert same_tensors(whole.member.state_dict(), second.member.state_dict())
 
 
+def test_rounds_go_on_until_the_criterion_and_across_a_kill(monkeypatch):
+    """Scripted checks: epochs 4 (2 of the second stage), then two more rounds of 2; rates restart; resumed exactly."""
+    stages = {"second_stage_tree": (1e-2, 1e-4), "second_stage_branch": (1e-3, 1e-4), "num_decays": 0}
+    objective = Objective(steps_per_epoch=3, num_particles=2, rounds=5, enough_ess=0.5, **stages)
+    script = iter([(-9.0, 0.1), (-8.0, 0.2), (-7.99, 0.6)] * 2)
+    monkeypatch.setattr(rounds, "check", lambda log_weight: next(script))
+    monkeypatch.setattr(rounds, "DRAWS", 1000)
+
+    def go(one, stop=None):
+        found = []
+        while not one.finished and len(found) != stop:
+            found.append(one.epoch())
+        return found
+
+    whole = training(objective, epochs=4)
+    values = go(whole)
+    assert len(values) == 8 and whole.step == 24 and [len(whole.checks), whole.last_epoch] == [3, 8]
+    assert ["check/ess" in value for value in values] == [False] * 3 + [True, False] * 2 + [True]
+    by_epoch = [value["learning_rate_branch"] for value in values]
+    assert by_epoch[2:4] == by_epoch[4:6] == by_epoch[6:8] and by_epoch[2] > 1.5 * by_epoch[3] > 0
+    assert all(value["beta"] == 1 for value in values[3:])
+    first, second = training(objective, epochs=4), training(objective, epochs=4)
+    head = go(first, stop=5)
+    second.load_state(first.state())
+    assert head + go(second) == values and same_tensors(whole.member.state_dict(), second.member.state_dict())
+
+
+def test_one_round_is_not_checked():
+    one = training(Objective(steps_per_epoch=2), epochs=1)
+    assert "check/ess" not in one.epoch() and one.finished and one.checks == []
+
+
 def test_a_non_finite_step_changes_nothing_and_many_end_the_training(monkeypatch):
     one = training(Objective(steps_per_epoch=5, max_skipped_steps=2))
     one.iteration()
@@ -175,6 +208,9 @@ def test_a_non_finite_step_changes_nothing_and_many_end_the_training(monkeypatch
         ("anneal_portion", 1.5, "a non-negative number up to 1, got 1.5"),
         ("decay", math.nan, "got nan"),
         ("max_skipped_steps", True, "got True"),
+        ("rounds", 0, "a whole number of at least 1, got 0"),
+        ("enough_ess", 6, "a positive number up to 1, got 6"),
+        ("least_gain", -1.0, "a non-negative number, got -1.0"),
         ("dreg", 1, "true or false, got 1"),
         ("second_stage_tree", (0.01,), "null or two positive numbers"),
         ("second_stage_branch", (0.01, 0), "null or two positive numbers"),

@@ -14,7 +14,7 @@ import runs
 from miselbo import pipeline
 from miselbo.errors import InputError, Stopped
 from miselbo.evaluation import scoring as evaluation
-from miselbo.phylo.training import Training
+from miselbo.phylo.member import Training
 from miselbo.runs import checkpoints, config
 from miselbo.runtime import stopping
 from miselbo.training.member import MemberTraining

@@ -6,9 +6,9 @@ import torch
 
 from miselbo.ensemble import Ensemble
 from miselbo.phylo.data import AlignmentData
+from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.simulation import NAMES, TREE, simulate
-from miselbo.phylo.training import Training
 from miselbo.phylo.vbpi import Posterior, Vbpi
 
 FIVE = "((a:0.1,b:0.2):0.03,(c:0.15,d:0.1):0.02,e:0.2);"
