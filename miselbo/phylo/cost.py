@@ -15,6 +15,7 @@ from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import scores_bytes
 from miselbo.evaluation.workers import number_of_processes
 from miselbo.noise import derive
+from miselbo.phylo.comparison import DRAWS
 from miselbo.phylo.member import MONITOR, Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
@@ -54,7 +55,7 @@ def predict(
     source = NetworkSource(Ensemble(target, list(members)), data, settings, "cpu")
     timed = evaluation_seconds(source, settings, processes, seconds)
     draws = source.num_data * size * settings.num_samples
-    summaries = timed["seconds_per_sample"] * SAMPLES / min(settings.batch_size, source.num_data)
+    summaries = timed["seconds_per_sample"] * (SAMPLES + DRAWS) / min(settings.batch_size, source.num_data)
     weights = parameter_bytes(members[0])
     pass_draws = min(settings.samples_per_pass, settings.num_samples) * min(
         settings.batch_size, source.num_data
@@ -71,7 +72,7 @@ def predict(
             "replicates": source.num_data,
             "S": size,
             "L": settings.num_samples,
-            "likelihoods": draws + size * SAMPLES,
+            "likelihoods": draws + size * (SAMPLES + DRAWS),
             "processes": processes,
             "minutes": timed["minutes"] + summaries / 60,
         },
@@ -138,7 +139,7 @@ def cost_text(result: dict[str, Any]) -> str:
                 else ""
             ),
             f"evaluation: {evaluation['replicates']:,} replicates x S = {size} x L = {evaluation['L']:,}, and "
-            f"{SAMPLES:,} draws of each member for the tree summaries; {evaluation['processes']} process(es)",
+            f"{SAMPLES + DRAWS:,} draws of each member for the tree summaries; {evaluation['processes']} process(es)",
             f"memory: target {size_text(has['target'])}, a member {size_text(has['member'])} "
             f"({size_text(has['resume_point'])} with the optimiser, as its resume point); about "
             f"{size_text(has['activations'])} beside them in evaluation",

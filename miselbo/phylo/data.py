@@ -71,10 +71,12 @@ class AlignmentData(Replicates):
         return self._spec
 
     def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
-        """Split probabilities, consensus and log marginal likelihood for the report."""
+        """Split probabilities, consensus and log marginal likelihood for the report, and distances between trees."""
+        from miselbo.phylo.comparison import save_comparison
         from miselbo.phylo.summaries import save
 
         save(ensemble, settings.seed, self.posterior, results)
+        save_comparison(ensemble, settings.seed, self.posterior, results)
 
     def protocol(self, split: str = "test") -> dict[str, Any]:
         """Alignment and support beside what a replicate is."""

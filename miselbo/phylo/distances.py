@@ -15,20 +15,6 @@ SEEN = (
 )
 
 
-def split_probabilities(posterior: Mapping[Topology, float]) -> dict[int, float]:
-    """Probability of each inner split under weighted topologies.
-
-    Example:
-        >>> split_probabilities({(0b1100,): 3.0, (0b1010,): 1.0})
-        {12: 0.75, 10: 0.25}
-    """
-    total, found = sum(posterior.values()), dict[int, float]()
-    for topology, weight in posterior.items():
-        for split in topology:
-            found[split] = found.get(split, 0.0) + weight / total
-    return found
-
-
 def kl_inside(probability: np.ndarray, log_q: np.ndarray) -> tuple[float, float]:
     """KL(p given the support of q || q), nats, and the mass of p outside that support.
 

@@ -253,8 +253,8 @@ def _trees(run: RunFolder, footer: str) -> Section:
         return Section("trees", "Trees", note=_left_out(run, "results/trees.json"))
     alt = "Majority-rule consensus tree of the ensemble with the probabilities of its splits"
     shown = [Picture("consensus", alt, trees.consensus_figure(found, footer))]
-    shown_tables = [trees.member_table(found)] if "members" in found else []
-    return Section("trees", "Trees", trees.text(found), shown, [*shown_tables, trees.split_table(found)])
+    distances = [trees.distance_table(found["distances"])] if "distances" in found else []
+    return Section("trees", "Trees", trees.text(found), shown, [*distances, trees.split_table(found)])
 
 
 # sections that the data ask for by name (miselbo.data.interface.Data.sections)

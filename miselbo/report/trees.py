@@ -24,62 +24,64 @@ def text(found: dict[str, Any]) -> list[str]:
         "too narrow and the value too low)."
     ]
     if "kl" in found:
-        line = (
+        lines.append(
             f"Against the posterior given as dataset.posterior: KL {found['kl']:.3f} nats over the topologies in the "
             f"support, and {found['mass_outside']:.4f} of its mass lies outside the support."
         )
-        if "tv" in found:
-            line += (
-                f" Total variation {found['tv']:.3f} of q and {found['weighted_tv']:.3f} of its importance-weighted "
-                f"trees; {found['q_outside']:.3f} of q is on topologies that the posterior lacks."
-            )
-        lines.append(line)
-    if "between" in found:
-        between = found["between"]
+    lines += distance_text(found.get("distances", {}))
+    lines.append(
+        "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk); all splits "
+        "are in results/splits.csv. q: frequency under the mixture; weighted: the same with importance weights, an "
+        "estimate of the posterior."
+    )
+    return lines
+
+
+def distance_text(distances: dict[str, Any]) -> list[str]:
+    """Sentences on the trees of the mixture and of its members, from fresh draws."""
+    lines, mixture = [], distances.get("mixture", {})
+    if "tv" in mixture:
+        lines.append(
+            f"Total variation from that posterior {mixture['tv']:.3f}, of the importance-weighted trees "
+            f"{mixture['weighted_tv']:.3f}; {mixture['q_outside']:.3f} of q is on topologies that the posterior lacks."
+        )
+    if distances.get("between"):
+        between = distances["between"]
         lines.append(
             f"Between the members: average standard deviation of split frequencies {between['asdsf']:.4f}, largest "
             f"difference of a split {between['largest_split_difference']:.3f}."
         )
-    lines += found.get("warnings", [])
-    lines.append(
-        "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk; "
-        "results/consensus_weighted.nwk by the weighted ones); all splits are in results/splits.csv. q: frequency "
-        "under the mixture; weighted: the same with importance weights, an estimate of the posterior."
-    )
-    different = {split for split, _ in found["consensus"]} ^ {
-        split for split, _ in found.get("consensus_weighted", found["consensus"])
-    }
+    different = distances.get("consensus", {}).get("different_splits", 0)
     if different:
         lines.append(
-            f"The two consensus trees differ in {len(different)} splits: trust the weighted one no more than its ESS."
+            f"The consensus of the weighted trees (results/consensus_weighted.nwk) differs from that of q in "
+            f"{different} splits."
         )
-    return lines
+    return lines + distances.get("warnings", [])
 
 
 COLUMNS = {
     "elbo": ("ELBO", 2),
-    "log_marginal": ("log marginal", 2),
+    "log_marginal": ("Log marginal", 2),
     "ess": ("ESS", 0),
     "kl": ("KL", 3),
     "tv": ("TV", 3),
     "q_outside": ("q outside", 3),
     "asdsf": ("ASDSF", 4),
-    "largest_split_difference": ("largest split", 3),
+    "largest_split_difference": ("Largest split", 3),
     "weighted_tv": ("TV, weighted", 3),
     "weighted_asdsf": ("ASDSF, weighted", 4),
 }
 
 
-def member_table(found: dict[str, Any]) -> Table:
-    """Every member and the mixture: what its fresh draws give, and its distance to the posterior where there is one."""
-    rows = [*found["members"], {**found, "member": "mixture"}]
-    used = [name for name in COLUMNS if name in rows[0]]
-    body = [
-        [f"q_{row['member']}" if row["member"] != "mixture" else "mixture"]
-        + [fixed(row.get(name), COLUMNS[name][1]) for name in used]
-        for row in rows
+def distance_table(distances: dict[str, Any]) -> Table:
+    """Every member and the mixture: what fresh draws give, and the distance to the posterior where there is one."""
+    labelled = [(f"q_{row['member']}", row) for row in distances["members"]] + [
+        ("mixture", distances["mixture"])
     ]
-    return Table(["Trees of", *(COLUMNS[name][0] for name in used)], body, "l" + "r" * len(used))
+    used = [name for name in COLUMNS if name in distances["members"][0]]
+    rows = [[label, *(fixed(row.get(name), COLUMNS[name][1]) for name in used)] for label, row in labelled]
+    return Table(["Trees of", *(COLUMNS[name][0] for name in used)], rows, "l" + "r" * len(used))
 
 
 def split_table(found: dict[str, Any]) -> Table:
@@ -145,9 +147,11 @@ def taxa_of(split: int) -> list[int]:
 
 
 def load(results: Path) -> dict[str, Any] | None:
-    """What :func:`save` wrote; None when it is not there."""
+    """What :func:`save` wrote, with the ``distances`` if there are any; None when it is not there."""
     try:
         found = json.loads((results / "trees.json").read_text())
-        return {**found, "table": pd.read_csv(results / "splits.csv")}
+        file = results / "distances.json"
+        distances = {"distances": json.loads(file.read_text())} if file.is_file() else {}
+        return {**found, **distances, "table": pd.read_csv(results / "splits.csv")}
     except (OSError, ValueError):
         return None

@@ -7,6 +7,7 @@ from small_phylo import data, fitted
 
 from miselbo.evaluation.settings import make_settings
 from miselbo.phylo import cost as costs
+from miselbo.phylo.comparison import DRAWS
 from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.summaries import SAMPLES
@@ -34,7 +35,7 @@ def test_counts_and_nothing_changes():
     assert json.loads(json.dumps(result)) == result
     assert result["training"]["iterations"] == 200
     assert result["training"]["likelihoods"] == 4 * (50 * 10 + 100)
-    assert result["evaluation"]["likelihoods"] == 3 * 3 * 40 + 3 * SAMPLES
+    assert result["evaluation"]["likelihoods"] == 3 * 3 * 40 + 3 * (SAMPLES + DRAWS)
     weights = sum(p.nbytes for p in ensemble.members[0].parameters())
     assert result["bytes"]["member"] == weights and result["bytes"]["resume_point"] == 3 * weights
     whole = 3 * result["training"]["minutes"] + result["evaluation"]["minutes"]
