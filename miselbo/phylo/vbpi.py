@@ -153,7 +153,9 @@ class Posterior(nn.Module):
         lengths = z[1].flatten(0, 1).double()
         return Draw(self.log_joint(trees, lengths).unflatten(0, z[1].shape[:2]), trees, lengths)
 
-    def inference_form(self, ensemble: Any, dtype: torch.dtype, compiled: bool = False) -> Any:
+    def inference_form(
+        self, ensemble: Any, dtype: torch.dtype = torch.float64, compiled: bool = False
+    ) -> Any:
         """The ensemble on the CPU, in float64 whatever is asked: lengths of 1e-9 and cross-scores need it.
 
         Raises:
