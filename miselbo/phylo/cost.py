@@ -63,7 +63,7 @@ def predict(
     result = {
         "training": {
             "iterations": steps,
-            "rounds": objective.rounds,
+            "rounds": len(objective.ends(steps)),
             "likelihoods": steps * objective.num_particles + epochs * MONITOR,
             "milliseconds_per_iteration": 1000 * iteration,
             "minutes": (steps * iteration + epochs * monitor) / 60,
@@ -134,7 +134,7 @@ def cost_text(result: dict[str, Any]) -> str:
             f"training: {training['iterations']:,} iterations of {training['milliseconds_per_iteration']:.2f} ms; "
             "its likelihoods are with gradient"
             + (
-                f"; annealing and one of at most {training['rounds']} rounds of the second stage"
+                f"; at most: it may stop after any of {training['rounds']} rounds"
                 if training["rounds"] > 1
                 else ""
             ),

@@ -28,7 +28,7 @@ class Training:
         target: the posterior.
         member: trained in place.
         objective: hyper-parameters.
-        epochs: of annealing and one round of the second stage, which the schedules follow.
+        epochs: of the whole training at most, which the schedules follow.
         seed: decides all draws.
 
     Raises:
@@ -56,7 +56,7 @@ class Training:
         groups = [{"params": part, "lr": 0.0} for part in (tree, branch)]
         self.parameters: list[nn.Parameter] = [*tree, *branch]
         self.optimiser = torch.optim.Adam(groups, fused=True)
-        self.epochs, self.total = epochs, epochs * objective.steps_per_epoch
+        self.total = epochs * objective.steps_per_epoch
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.seconds = 0.0
         self.bounds: list[float] = []  # of this epoch's iterations
@@ -64,17 +64,17 @@ class Training:
         self.save: Callable[[], None] | None = None
 
     @property
-    def last_epoch(self) -> int:
-        """Epochs up to the end of the round that is under way, or of the last one."""
-        objective, finished = self.objective, len(self.checks)
-        enough = (objective.rounds, objective.enough_ess, objective.least_gain)
-        more = finished - 1 + rounds.goes_on(self.checks, *enough) if finished else 0
-        return self.epochs + more * objective.round_epochs(self.epochs)
+    def last_step(self) -> int:
+        """Iterations up to the end of the round that is under way, or of the last one."""
+        objective, done = self.objective, len(self.checks)
+        ends = objective.ends(self.total)
+        enough = (len(ends), objective.enough_ess, objective.least_gain)
+        return ends[done if not done or rounds.goes_on(self.checks, *enough) else done - 1]
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
-        return self.step >= self.last_epoch * self.objective.steps_per_epoch
+        return self.step >= self.last_step
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
@@ -84,8 +84,7 @@ class Training:
 
     def iteration(self) -> float:
         """One step; returns the K-sample bound at beta = 1, nats (NaN for a skipped step)."""
-        place = self.objective.place(self.step, self.epochs)
-        rates = self.objective.rates(place, self.total)
+        rates = self.objective.rates(self.step, self.total)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
         uniforms, eps = self.draw(self.objective.num_particles)
@@ -94,11 +93,11 @@ class Training:
         log_q_tree = self.member.sbn.log_prob(trees, log_probabilities)
         x, log_q_branch = self.member.branches.sample(trees, eps)
         log_lik, log_prior = self.target.log_likelihood(trees, x), self.target.log_branch_prior(x)
-        given = self.objective.beta(place, self.total) * log_lik + log_prior
+        given = self.objective.beta(self.step, self.total) * log_lik + log_prior
         rest = given - log_q_branch
         with np.errstate(invalid="ignore"):  # a bound that is no number is found below
             to_rest, to_tree = coefficients((rest - log_q_tree).detach().numpy())
-        if self.objective.dreg and self.objective.second_stage(place, self.total):
+        if self.objective.dreg and self.objective.second_stage(self.step, self.total):
             rest, to_rest = given - self.member.branches.path_log_prob(trees, x), to_rest**2
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward((rest, log_q_tree), (-torch.from_numpy(to_rest), -torch.from_numpy(to_tree)))
@@ -156,7 +155,7 @@ class Training:
 
     def close_round(self) -> dict[str, float]:
         """At the end of a round, where there may be several: the check that decides on the next one, to be logged."""
-        if self.objective.rounds == 1 or not self.finished:
+        if len(self.objective.ends(self.total)) == 1 or not self.finished:
             return {}
         chunks = range(0, rounds.DRAWS, CHUNK)
         found = rounds.check(torch.cat([self.monitor(CHUNK, 1 + start) for start in chunks]))

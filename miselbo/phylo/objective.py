@@ -12,6 +12,7 @@ sum_k v_k^2 (d f_k / d x_k) (d x_k / d phi) with v_k = exp f_k / sum_j exp f_j a
 x_k alone. It has the same mean, and a variance that vanishes as q comes near to p.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -39,7 +40,8 @@ class Objective:
         second_stage_tree: [first, last] learning rate of the topology parameters once beta is 1, falling exponentially
             in place of ``learning_rate_tree`` and its decay; None for none.
         second_stage_branch: the same of the branch parameters.
-        rounds: how often the second stage is run at most, see :mod:`miselbo.phylo.rounds`; 1: once, without a check.
+        rounds: of the second stage at most, each with falling rates, see :mod:`miselbo.phylo.rounds`; 1: one, without a
+            check.
         enough_ess: effective sample size, as a share of fresh draws, at which no further round follows.
         least_gain: nats by which a round raises the importance-weighted estimate if another one is to follow.
 
@@ -113,32 +115,33 @@ class Objective:
         """Whether beta has reached 1."""
         return step >= self.anneal_portion * total
 
-    def round_epochs(self, epochs: int) -> int:
-        """Epochs of one run of the second stage, the last of ``epochs``."""
-        return max(1, math.floor(epochs * (1 - self.anneal_portion)))
-
-    def place(self, step: int, epochs: int) -> int:
-        """The iteration within ``epochs`` whose schedules hold at ``step``, which may be of a further round.
+    def ends(self, total: int) -> list[int]:
+        """Iterations at which the rounds of the second stage end, whole epochs; the last one is ``total``.
 
         Example:
-            >>> objective = Objective(steps_per_epoch=10)
-            >>> [objective.place(step, 4) for step in (0, 39, 40, 59, 60)]
-            [0, 39, 20, 39, 20]
+            >>> Objective(steps_per_epoch=10, anneal_portion=0.25, rounds=3).ends(80)
+            [40, 60, 80]
+            >>> Objective(steps_per_epoch=10, anneal_portion=0.25, rounds=3).ends(20)  # 15 are one epoch
+            [20]
         """
-        total, length = epochs * self.steps_per_epoch, self.round_epochs(epochs) * self.steps_per_epoch
-        again = total - length + (step - total) % length
-        return step if step < total else max(again, math.ceil(self.anneal_portion * total))
+        epochs = math.floor((1 - self.anneal_portion) * total / self.steps_per_epoch)
+        count = max(1, min(self.rounds, epochs))
+        length = epochs // count * self.steps_per_epoch
+        return [total - left * length for left in reversed(range(count))]
 
     def rates(self, step: int, total: int) -> tuple[float, float]:
-        """Learning rates of the topology and of the branch parameters at an iteration of ``total``."""
-        factor, first = self.rate(step, total), self.anneal_portion * total
+        """Learning rates of the topology and of the branch parameters at an iteration of at most ``total``."""
+        factor = self.rate(step, total)
         stages = (self.second_stage_tree, self.second_stage_branch)
         tree, branch = self.learning_rate_tree * factor, self.learning_rate_branch * factor
         if not self.second_stage(step, total):
             return tree, branch
-        done = (step - first) / max(total - first, 1)
-        start_end = [stage and stage[0] * (stage[1] / stage[0]) ** done for stage in stages]
-        return start_end[0] or tree, start_end[1] or branch
+        ends = self.ends(total)
+        number = min(bisect.bisect_right(ends, step), len(ends) - 1)
+        start = ends[number - 1] if number else self.anneal_portion * total
+        done = min((step - start) / max(ends[number] - start, 1), 1.0)
+        falling = [stage and stage[0] * (stage[1] / stage[0]) ** done for stage in stages]
+        return falling[0] or tree, falling[1] or branch
 
 
 def is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
 """When the training of a member is enough: a criterion on fresh draws, with a longest time.
 
-The second stage (full temperature, falling rates) is a round. At the end of a round 10,000 fresh draws give the
+The second stage (full temperature, falling rates) has rounds. At the end of one, 10,000 fresh draws give the
 importance-weighted estimate of log p(Y) and its effective sample size (ESS). Training ends when the ESS is a large
-enough share of the draws, when the last round raised neither of the two, or after ``objective.rounds`` rounds.
+enough share of the draws, when the last round raised neither of the two, or with the last epoch.
 """
 
 import math

@@ -89,7 +89,7 @@ def run_epochs(
 
     training.save = save
     while not training.finished:
-        first, last = training.step // length, training.last_epoch
+        first, last = training.step // length, training.last_step // length
         meter = Meter(f"train q{member} epoch", last, plan.progress)
         meter.skip(first)
         try:
