@@ -282,7 +282,7 @@ def export(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Tables and report for scores made elsewhere."""
-    from miselbo.importers.arrays import ArraySource
+    from miselbo.importers.arrays import WORDS, ArraySource
 
     batch_size, limit = cfg.evaluation.batch_size, cfg.evaluation.num_examples
     source = ArraySource(cfg.scores, batch_size=batch_size, num_examples=limit)
@@ -294,7 +294,7 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     values = score_all(source, settings, shards, source.fingerprint, cfg.trainer.enable_progress_bar)
     forget_other_shards(shards, [shard_key(settings, source.fingerprint)])
     protocol = {**source.protocol(), "seed": cfg.seed, "fingerprint": source.fingerprint}
-    return conclude(cfg, write_results(values, settings, folder, protocol, [], None), folder)
+    return conclude(cfg, write_results(values, settings, folder, protocol, [], None, WORDS), folder)
 
 
 def cost(

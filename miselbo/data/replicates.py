@@ -24,6 +24,7 @@ WORDS = {
     "over data": "over replicates",
     "decoder pass": "target evaluation",
     "decoder passes": "target evaluations",
+    "evaluation.num_examples": "dataset.replicates",
     "q1 trains together with the decoder, the others against the frozen decoder": "Nothing of the target is trained",
 }
 

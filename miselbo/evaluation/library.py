@@ -1,7 +1,7 @@
 """Evaluation without a configuration: any target and members, or scores made elsewhere, to a :class:`Result`."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from miselbo.protocols import fingerprint
 from miselbo.runtime.progress import Meter
 
 Weights = Tensor | Sequence[float] | None
+KEYS = {"evaluation.num_samples": "num_samples", "evaluation.num_examples": "the number of rows of x"}
+KEYS_OF_DENSITY = {"raise evaluation.num_samples or evaluation.num_examples": "raise num_samples", **KEYS}
 WEIGHTED = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd")
 
 
@@ -132,7 +134,8 @@ def evaluate(
         "dtype": "float64" if double else "float32",
     }
     stamp = f"{protocol['fingerprint']} {_stamp(x)}"
-    return _results(source, settings, protocol, stamp, folder, progress)
+    words = KEYS_OF_DENSITY if x is None else KEYS
+    return _results(source, settings, protocol, stamp, folder, progress, words)
 
 
 def evaluate_scores(
@@ -167,7 +170,7 @@ def evaluate_scores(
         >>> bool(abs(row["miselbo"] - expected) < 1e-9)
         True
     """
-    from miselbo.importers.arrays import ArraySource
+    from miselbo.importers.arrays import WORDS, ArraySource
 
     with tempfile.TemporaryDirectory() as place:
         for name, values in (("log_p", log_p), ("log_q", log_q)):
@@ -182,7 +185,7 @@ def evaluate_scores(
             "fingerprint": source.fingerprint,
             "scores": "given arrays",
         }
-        result = _results(source, settings, protocol, source.fingerprint, folder, progress)
+        result = _results(source, settings, protocol, source.fingerprint, folder, progress, WORDS)
     if weights is not None:
         result.summary["weighted"] = _weighted(log_p, log_q, weights)
     return result
@@ -200,13 +203,19 @@ def _weighted(log_p: Any, log_q: Any, weights: Weights) -> dict[str, Any]:
 
 
 def _results(
-    source: Any, settings: Settings, protocol: dict[str, Any], stamp: str, folder: Any, progress: bool
+    source: Any,
+    settings: Settings,
+    protocol: dict[str, Any],
+    stamp: str,
+    folder: Any,
+    progress: bool,
+    words: Mapping[str, str],
 ) -> Result:
     """Score everything, write the tables into the folder or a passing one, and read them."""
     if folder is not None:
         place = Path(folder)
         values = score_all(source, settings, place / "results" / "shards", stamp, progress)
-        write_results(values, settings, place, protocol, [], None)
+        write_results(values, settings, place, protocol, [], None, words)
         return Result.read(place)
     fitting, parts, done = Fitting(source, settings, None), [], 0
     meter = Meter("evaluate", source.num_data, progress)
@@ -218,7 +227,7 @@ def _results(
     meter.close()
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with tempfile.TemporaryDirectory() as passing:
-        write_results(values, settings, Path(passing), protocol, [], None)
+        write_results(values, settings, Path(passing), protocol, [], None, words)
         return Result.read(Path(passing))
 
 

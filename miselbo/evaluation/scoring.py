@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miselbo.bounds.checks import RunningChecks
 from miselbo.bounds.running import RunningBounds
 from miselbo.bounds.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
 from miselbo.ensemble import Ensemble
@@ -164,8 +165,9 @@ def score_batch(
         keep: called with the position of the first sample, log_p and log_q of every pass.
 
     Returns:
-        Arrays of :meth:`miselbo.bounds.running.RunningBounds.result`, ``index`` [b] and ``seconds`` [1]; for S > 1
-        also those of :class:`miselbo.bounds.subsets.FirstSamples` and, up to 8 members,
+        Arrays of :meth:`miselbo.bounds.running.RunningBounds.result` and
+        :meth:`miselbo.bounds.checks.RunningChecks.result`, ``index`` [b] and ``seconds`` [1]; for S > 1 also those of
+        :class:`miselbo.bounds.subsets.FirstSamples` and, up to 8 members,
         :class:`miselbo.bounds.subsets.RunningSubsets`.
     """
     start = time.perf_counter()
@@ -184,7 +186,7 @@ def score_batch(
 
 def accumulators(size: int, settings: Settings) -> list[Any]:
     """What takes the samples of one batch by ``update(log_p, log_q)`` and gives per-example values by ``result()``."""
-    running: list[Any] = [RunningBounds(size, settings.grid)]
+    running: list[Any] = [RunningBounds(size, settings.grid), RunningChecks(size, settings.num_samples)]
     if 2 <= size <= MOST_MEMBERS:
         running.append(RunningSubsets(size, settings.num_samples))
     if size >= 2:

@@ -73,7 +73,7 @@ def write_results(
             "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
         },
-        "trust": trust.trust(examples, headline),
+        "trust": trust.trust(values, headline),
         "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
         "num_dims": num_dims,
         **subset_tables.write(values, settings.num_samples, results),

@@ -24,6 +24,10 @@ from miselbo.importers.axes import check_axes
 
 CHUNK = 2**22  # values looked at, or handed on, at once
 EXPECTED = "expected log_p [N, S, L] and log_q [N, S, L, S] (docs/arrays.md)"
+WORDS = {  # the draws are what they are: no key of a run brings more of them
+    "raise evaluation.num_samples or evaluation.num_examples": "score more draws or more examples",
+    "raise evaluation.num_samples": "score more draws of every member",
+}
 DAMAGE = (
     OSError,
     ValueError,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from miselbo.bounds.running import RunningBounds
-from miselbo.evaluation import tables, trust
+from miselbo.evaluation import tables
 from miselbo.runtime import files
 
 N, S, GRID = 7, 3, (1, 2, 4)
@@ -138,77 +138,3 @@ def test_shares_of_heavy_tails_leave_out_the_unknown(values):
     assert row["k_unknown"] == 2 and row["non_finite"] == 4
     assert math.isnan(table.loc[(1, 1), "share_k_above_0.7"]) and table.loc[(1, 1), "k_unknown"] == N
     assert table.loc[(3, 4), "share_k_above_0.7"] == 0
-
-
-# Trust: simulated posteriors N(0, 1) and members N(mean, sd), 40 examples --------------------------------------
-
-
-def judged(means, sds, samples=30, change=None, count=40):
-    target = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
-    members = [torch.distributions.Normal(target.loc + mean, sd) for mean, sd in zip(means, sds, strict=True)]
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        z = torch.stack([q.sample((count, samples)) for q in members], 1)
-    log_p, log_q = target.log_prob(z), torch.stack([q.log_prob(z) for q in members], -1)
-    if change:
-        change(log_p, log_q)
-    values = scored(log_p, log_q, [samples])
-    headline = tables.bounds_table(values, (samples,), 1.0).iloc[-1].to_dict()
-    return trust.trust(tables.example_table(values), headline)
-
-
-def broken(log_p, log_q):
-    log_p[2, 0, 0] = math.nan
-    log_p[5, 0, 0] = math.inf
-
-
-def all_broken(log_p, log_q):
-    log_p[:, 0, 0] = math.nan
-
-
-@pytest.mark.parametrize(
-    ("means", "sds", "options", "words"),
-    [
-        ((-1.2, 1.2), (1.0, 1.0), {"samples": 100}, ["No warning"]),
-        ((0.0,), (1.2,), {}, ["No warning"]),
-        ((-0.7, 0.7), (0.4, 0.4), {"samples": 400}, ["Heavy tails: ", "evaluation.num_samples"]),
-        ((-1.2, 1.2), (1.0, 1.0), {"samples": 4}, ["Too few samples: the median", "of 8 draws"]),
-        ((0.0, 0.15), (1.2, 1.2), {"samples": 8, "count": 2}, ["Too few samples for Delta", "even its sign"]),
-        ((0.0, 3.6), (1.2, 1.0), {}, ["One member dominates: q1 holds 9", "mixture weights"]),
-        ((0.0, 0.0), (1.2, 1.2), {}, ["collapsed", "other seeds"]),
-        ((-4.0, 4.0), (1.2, 1.2), {}, ["hardly overlap", "log S = 0.693", "best single member"]),
-        ((-1.2, 1.2), (1.0, 1.0), {"change": broken}, ["Non-finite weights: 2 examples", "index 2, 5)"]),
-        ((-1.2, 1.2), (1.0, 1.0), {"change": all_broken}, ["Non-finite weights: 40 examples", ", 19, ...)"]),
-    ],
-)
-def test_trust_says_what_speaks_against_the_numbers(means, sds, options, words):
-    sentences = judged(means, sds, **options)["sentences"]
-    together = " ".join(sentences)
-    assert all(word in together for word in words), sentences
-    if words == ["No warning"]:
-        assert len(sentences) == 1
-
-
-def test_no_sentence_without_its_reason():
-    """Each warning is of its own case: the good ensemble and every other case have none of it."""
-    good = judged((-1.2, 1.2), (1.0, 1.0))
-    assert good["non_finite_index"] == [] and good["k_unknown"] == 0
-    assert good["largest_responsibility"] == pytest.approx(0.5, abs=0.1)
-    cases = {
-        "Heavy tails": judged((-0.7, 0.7), (0.4, 0.4), samples=400),
-        "One member dominates": judged((0.0, 3.6), (1.2, 1.0)),
-        "collapsed": judged((0.0, 0.0), (1.2, 1.2)),
-        "Non-finite": judged((-1.2, 1.2), (1.0, 1.0), change=broken),
-    }
-    for word in cases:
-        for other, found in cases.items():
-            present = any(word in sentence for sentence in found["sentences"])
-            assert present == (word == other), (word, other, found["sentences"])
-    assert cases["Non-finite"]["non_finite"] == 2
-    assert cases["Non-finite"]["non_finite_index"] == [2, 5]
-
-
-def test_one_draw_is_no_warning_of_few_samples():
-    found = judged((-1.2, 1.2), (1.0, 1.0), samples=1)
-    assert found["sentences"][0].startswith("No warning")
-    assert found["share_pareto_k_above_0.7"] is None and found["k_unknown"] == 40
