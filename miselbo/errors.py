@@ -12,6 +12,10 @@ class TrainingDivergedError(RuntimeError):
     """Too many steps in a row gave a non-finite loss or gradient."""
 
 
+class FrozenChangedError(InputError, RuntimeError):
+    """A module that must stay as it is changed while others were trained against it."""
+
+
 class MembersFailedError(RuntimeError):
     """Members that were trained side by side failed; the others are finished and kept."""
 

@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from miselbo import noise
+from miselbo.errors import FrozenChangedError
 
 
 class Draw(Protocol):
@@ -91,35 +92,122 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class Frozen(nn.Module):
-    """A module that training cannot change: no gradients, evaluation mode for good, a fingerprint to prove it.
+    """A module that training cannot change: no gradients, evaluation mode for good, and a check that proves it.
+
+    Parameters and buffers, those left out of ``state_dict`` too, must keep every bit. A plain tensor attribute may
+    change as long as what the module computes does not (a cache): that is seen by a probe, a function of the module on
+    fixed inputs, which :meth:`watch` gives; without one, attributes must keep every bit as well.
 
     Args:
         module: the target (or a finished member); its parameters stop requiring gradients.
+        name: of the module in errors.
 
     Attributes:
         module: the module itself.
-        fingerprint: of its parameters and buffers when it was frozen.
 
     Example:
         >>> frozen = Frozen(nn.BatchNorm1d(2))
         >>> _ = frozen.train()
         >>> frozen.module.training
         False
+        >>> frozen.module.running_mean += 1
+        >>> frozen.verify()
+        Traceback (most recent call last):
+        ...
+        miselbo.errors.FrozenChangedError: a frozen module changed during training: buffer running_mean of the target...
     """
 
-    def __init__(self, module: Any):
+    def __init__(self, module: Any, name: str = "the target"):
         super().__init__()
         self.module = module.requires_grad_(False).eval()
-        self.fingerprint = fingerprint(module)
+        self.name = name
+        self._kept = {key: _digest(tensor) for key, tensor in tensors(module)}
+        self._attributes = {key: _digest(tensor) for key, tensor in attributes(module)}
+        self._probe: Callable[[], Tensor] | None = None
+        self._answer: Tensor | None = None
 
     def train(self, mode: bool = True) -> "Frozen":
-        """Stay in evaluation mode, whatever a trainer asks for."""
+        """Stay in evaluation mode, whatever a trainer asks for, also where another module holds this one's."""
+        self.module.eval()
         return self
 
+    def watch(self, probe: Callable[[], Tensor]) -> None:
+        """Compare what ``probe`` gives from now on: a function of the module at fixed inputs, without noise."""
+        self._probe, self._answer = probe, self._ask(probe)
+
     def verify(self) -> None:
-        """Raise RuntimeError if a parameter or buffer changed since the module was frozen."""
-        if fingerprint(self.module) != self.fingerprint:
-            raise RuntimeError("a frozen module changed during training: its fingerprint differs")
+        """Check that nothing changed since the module was frozen.
+
+        Raises:
+            FrozenChangedError: naming what did.
+        """
+        changed = _changed(self._kept, dict(tensors(self.module)))
+        if not changed and self._probe is not None and self._answer is not None:
+            answer = self._ask(self._probe)
+            tolerance = 1e-6 if answer.device.type == "cpu" else 1e-4  # a GPU's sums are not the same twice
+            if torch.allclose(answer, self._answer, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return
+            changed = _changed(self._attributes, dict(attributes(self.module)))
+            changed = changed or [
+                "what it computes on fixed inputs, but no tensor of it, so something it refers to,"
+            ]
+        elif not changed:
+            changed = _changed(self._attributes, dict(attributes(self.module)))
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise FrozenChangedError(
+                f"a frozen module changed during training: {', '.join(changed[:3])}{more} of {self.name}, so the "
+                "fingerprint differs and the members would not share one model. Averages (EMA, SWA), statistics and "
+                "optimisers must not touch it: change such state only where module.training is true, keep averaged "
+                "copies elsewhere, and give an encoder modules of its own."
+            )
+
+    def _ask(self, probe: Callable[[], Tensor]) -> Tensor:
+        device = next((tensor.device.type for _, tensor in tensors(self.module)), "cpu")
+        with evaluating(self.module), torch.no_grad(), torch.autocast(device, enabled=False):
+            return probe().detach().clone()
+
+
+def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer, persistent or not, as ("buffer norm.running_mean", tensor)."""
+    for name, parameter in module.named_parameters():
+        yield f"parameter {name}", parameter
+    for name, buffer in module.named_buffers():
+        yield f"buffer {name}", buffer
+
+
+def attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that is a plain attribute of a submodule, or in a list, tuple or dictionary that is one."""
+    for place, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name.startswith("_") and name in _OF_MODULES:
+                continue
+            items = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list | tuple)
+                else [value]
+            )
+            for position, item in enumerate(items):
+                if isinstance(item, Tensor):
+                    label = ".".join(filter(None, (place, name)))
+                    yield f"attribute {label}{f'[{position}]' if item is not value else ''}", item
+
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+
+
+def _digest(tensor: Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _changed(before: dict[str, str], now: dict[str, Tensor]) -> list[str]:
+    """Names of those that are gone or not the same."""
+    return [name for name, digest in before.items() if name not in now or _digest(now[name]) != digest]
 
 
 def fingerprint(module: Stateful) -> str:

@@ -64,8 +64,8 @@ class JointTraining(pl.LightningModule):
 
     def __init__(self, target: Any, members: Sequence[Any], options: Joint, seed: int):
         super().__init__()
-        self._target = Frozen(target)
         self.members = nn.ModuleList(member.requires_grad_(True) for member in members)
+        self._target = Frozen(target)  # after the members, which may hold parts of it
         self.options, self.seed = options, seed
         self.skipped_in_a_row, self.passes = 0, 0
 
@@ -77,6 +77,10 @@ class JointTraining(pl.LightningModule):
     def train(self, mode: bool = True) -> "JointTraining":
         """Evaluation mode for good: one density per member, whoever's samples it scores."""
         return super().train(False)
+
+    def on_train_epoch_end(self) -> None:
+        """Check what is frozen."""
+        self._target.verify()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Minus the mean bound of a batch."""

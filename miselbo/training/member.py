@@ -70,18 +70,43 @@ class MemberTraining(SplitsBatches):
         self.settings = objective
         joint = self.member == 1
         self._target: nn.Module = target if joint else Frozen(target)
-        self.earlier = nn.ModuleList(Frozen(member) for member in members[:-1])
+        before = [Frozen(member, f"q{s}") for s, member in enumerate(members[:-1], 1)]
+        self.earlier = nn.ModuleList(before)
+        self._frozen = before if joint else [self._target, *before]
         self.encoder = members[-1]
         self.regularised = [target, self.encoder] if joint else [self.encoder]
         kernels = [kernel for part in self.regularised for kernel in part.conv_kernels()]
         self.spectral = SpectralNormSum([kernel.detach() for kernel in kernels], seed % 2**63)
         self.norms = self._batch_norms()
         self.alpha = objective_scale(target)
-        self.skipped = 0
+        self.skipped, self._watched = 0, False
         self.examples_seen: Any = 0
         self._seconds_before, self._started = 0.0, time.perf_counter()
         self._skipped_in_a_row = self._examples_before = 0
         self._buffers_before: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> "MemberTraining":
+        """The encoder's mode; what is frozen stays in evaluation mode, also where the encoder holds parts of it."""
+        super().train(mode)
+        for frozen in self._frozen:
+            frozen.train(mode)
+        return self
+
+    def _watch(self, x: Tensor) -> None:
+        """Let the frozen modules answer at two examples and fixed latents, to be asked again every epoch."""
+        self._watched = True
+        shapes = self.target.latent_shapes
+        first, index = x[:2].detach().clone(), torch.arange(2, device=x.device)[: len(x)]
+        z = latent_noise(shapes, 0, index, 0, index[:1], x.dtype)
+        for frozen in self._frozen:
+            if frozen.module is self.target:
+                frozen.watch(lambda: self.target.at(first, z).log_p)
+            else:
+                frozen.watch(
+                    lambda member=frozen.module: member.log_prob(
+                        member.encode(first), self.target.at(first, z)
+                    )
+                )
 
     @property
     def target(self) -> Any:
@@ -100,6 +125,8 @@ class MemberTraining(SplitsBatches):
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         x, index = batch["image"], batch["index"]
+        if not self._watched:
+            self._watch(x)
         if self._part == 0:
             self._examples_before = self.examples_seen
         whole = collectives.total(len(x), x.device)
@@ -237,7 +264,9 @@ class MemberTraining(SplitsBatches):
         return "loss"
 
     def on_train_epoch_end(self) -> None:
-        """Log the learning rate and the number of skipped steps."""
+        """Check what is frozen; log the learning rate and the number of skipped steps."""
+        for frozen in self._frozen:
+            frozen.verify()
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._record({"train/learning_rate": rate, "train/skipped_steps": float(self.skipped)})
 

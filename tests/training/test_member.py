@@ -5,8 +5,8 @@ import pytorch_lightning as pl
 import small
 import torch
 from pytorch_lightning.plugins import MixedPrecision
+from trainings import fit
 
-from miselbo.data import ImageData, Images
 from miselbo.errors import TrainingDivergedError
 from miselbo.protocols import Frozen, fingerprint
 from miselbo.training.callbacks import ResumePoint
@@ -55,38 +55,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def data(batch_size: int = 10) -> ImageData:
-    grey = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    images = Images(grey[:24], grey[24:], 1.0, "noise", "in order")
-    return ImageData(lambda: images, name="noise", num_validation=4, batch_size=batch_size)
-
-
 def make(size: int, make_ensemble=small.nvae_ensemble, settings: Objective = SETTINGS) -> MemberTraining:
     ensemble = make_ensemble(size, torch.float32)
     return MemberTraining(ensemble.target, list(ensemble.members), settings, seed=7).train()
-
-
-def fit(
-    module: MemberTraining,
-    *callbacks: pl.Callback,
-    epochs: int = 2,
-    resume=None,
-    batch_size: int = 10,
-    **arguments,
-) -> pl.Trainer:
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ResumePoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=list(callbacks),
-        **arguments,
-    )
-    trainer.fit(module, datamodule=data(batch_size), ckpt_path=resume, weights_only=True)
-    return trainer
 
 
 def test_the_first_member_trains_the_target_too():
