@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,15 +99,13 @@ class MemberTraining(SplitsBatches):
         shapes = self.target.latent_shapes
         first, index = x[:2].detach().clone(), torch.arange(2, device=x.device)[: len(x)]
         z = latent_noise(shapes, 0, index, 0, index[:1], x.dtype)
+
+        def answer(module: Any) -> Tensor:
+            draw = self.target.at(first, z)
+            return draw.log_p if module is self.target else module.log_prob(module.encode(first), draw)
+
         for frozen in self._frozen:
-            if frozen.module is self.target:
-                frozen.watch(lambda: self.target.at(first, z).log_p)
-            else:
-                frozen.watch(
-                    lambda member=frozen.module: member.log_prob(
-                        member.encode(first), self.target.at(first, z)
-                    )
-                )
+            frozen.watch(partial(answer, frozen.module))
 
     @property
     def target(self) -> Any:
