@@ -1,4 +1,4 @@
-r"""What scores must satisfy whatever the target is, and tails that k-hat of the pooled weights does not see.
+r"""What scores must satisfy whatever the target is, and the left tail of log-weights, which k-hat does not see.
 
 Normalised densities q_1..q_S that drew their own samples obey, with q_mix = 1/S sum_j q_j,
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from miselbo import bounds
-from miselbo.bounds import diagnostics
 from miselbo.bounds.sums import PlainSums, Tail, WeightSums
 from miselbo.errors import InputError
 
@@ -46,7 +45,6 @@ class RunningChecks:
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         self.num_members, self.total, self.num_samples = num_members, num_samples, 0
-        self.largest = Tail(1 + diagnostics.tail_length(num_samples))
         self.worst = Tail(math.ceil(WORST_SHARE * num_samples))
         self._sums: tuple[PlainSums, PlainSums, WeightSums] | None = None
 
@@ -67,7 +65,6 @@ class RunningChecks:
         log_w, ratio, pair = self._sums
         own = bounds.own_density(log_q)
         weights = log_p - own
-        self.largest.add(weights)
         self.worst.add(-weights)
         log_w.add(weights)
         ratio.add((log_q.softmax(-1) * size).movedim(-1, 2))  # [B, s, j, l]
@@ -79,7 +76,6 @@ class RunningChecks:
         """All values, float64, examples first.
 
         Returns:
-            - ``member_k`` [B, S]: k-hat of a member's own weights p / q_s;
             - ``left_squares``, ``left_worst`` [B, S]: of the worst 1% of log p / q_s (at least one draw), the part
               in the sum of squares about the mean of all, and the mean;
             - ``density_ratio``, ``density_ratio_var`` [B, S]: 1/S sum_s 1/L sum_l q_j / q_mix at the samples of s,
@@ -97,7 +93,6 @@ class RunningChecks:
         worst = -self.worst.largest()
         deviation = worst - log_w.mean(n)[..., None]
         return {
-            "member_k": diagnostics.pareto_k_from_tail(self.largest.largest(), n),
             "left_squares": deviation.square().sum(-1),
             "left_worst": worst.mean(-1),
             "density_ratio": ratio.mean(n).mean(1),

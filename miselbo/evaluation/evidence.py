@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from miselbo.bounds.diagnostics import k_threshold
+
 MOST_LISTED = 20
 FEWEST_FOR_THRESHOLD = 50  # below that many draws k-hat is too noisy for a threshold under 0.7
 HEAVY_TAIL = 0.7  # Pareto k-hat above which a mean of weights is not to be trusted, however many draws
@@ -73,17 +75,13 @@ class Evidence:
 
 
 def threshold(num_draws: int) -> float:
-    """The k-hat above which a mean of so many weights is not to be trusted: min(1 - 1 / log10 n, 0.7).
-
-    Vehtari et al. 2024, "Pareto smoothed importance sampling".
+    """:func:`~miselbo.bounds.diagnostics.k_threshold`, but 0.7 below 50 draws, whose k-hat is too noisy for less.
 
     Example:
         >>> threshold(100), threshold(10_000), threshold(30)
         (0.5, 0.7, 0.7)
     """
-    if num_draws < FEWEST_FOR_THRESHOLD:
-        return HEAVY_TAIL
-    return min(1 - 1 / math.log10(num_draws), HEAVY_TAIL)
+    return k_threshold(num_draws) if num_draws >= FEWEST_FOR_THRESHOLD else HEAVY_TAIL
 
 
 def heavy(k: np.ndarray, num_draws: int) -> bool:

@@ -81,7 +81,7 @@ def heavy_tails(about: Evidence) -> str | None:
     draws = about.size * about.samples
     k = pooled_k(about)
     if not heavy(k, draws):
-        return None
+        return _marked(about)
     known = k[~np.isnan(k)]
     limit = threshold(draws)
     above = (known > limit).mean()
@@ -93,11 +93,27 @@ def heavy_tails(about: Evidence) -> str | None:
     )
 
 
+def _marked(about: Evidence) -> str | None:
+    """The examples that decide the Monte Carlo error are heavy, though most are not."""
+    marked = [
+        name for name in BOUNDS[:2] if about.headline.get(f"{name}_se_mc_trusted", True) in (False, np.False_)
+    ]
+    if not any(
+        about.number(f"{name}_se_mc") > about.scale for name in marked
+    ):  # NaN: unknown, and said elsewhere
+        return None
+    return (
+        "Heavy tails where it counts: the examples that hold most of the Monte Carlo variance have a Pareto k-hat above "
+        f"{threshold(about.size * about.samples):.2g}, so that error, which stands behind a '>', is too small; raise "
+        "evaluation.num_samples."
+    )
+
+
 def heavy_members(about: Evidence) -> str | None:
     """Members with a heavy tail of their own, p / q_s, that the mixture covers."""
     if about.size == 1 or heavy(pooled_k(about), about.size * about.samples):
         return None
-    k = np.where(light(about.at("member_max_weight"), about.samples), -np.inf, about.values["member_k"])
+    k = np.where(light(about.at("member_max_weight"), about.samples), -np.inf, about.at("member_pareto_k"))
     k = k[about.sound]
     found = [s for s in range(about.size) if heavy(k[:, s], about.samples)]
     if not found:
