@@ -17,6 +17,7 @@ TABLES = (
     "pairwise_jsd.csv",
     "subsets.csv",
     "marginal.csv",
+    "worth.csv",
     "per_example.parquet",
 )
 LABELS = {"miselbo": "MISELBO", "joint_bound": "joint bound", "delta": r"$\Delta$", "jsd": "JSD"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from miselbo.bounds.checks import RunningChecks
 from miselbo.bounds.running import RunningBounds
 from miselbo.bounds.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
+from miselbo.bounds.worth import RunningWorth
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.settings import DTYPES, Settings
@@ -167,7 +168,7 @@ def score_batch(
     Returns:
         Arrays of :meth:`miselbo.bounds.running.RunningBounds.result` and
         :meth:`miselbo.bounds.checks.RunningChecks.result`, ``index`` [b] and ``seconds`` [1]; for S > 1 also those of
-        :class:`miselbo.bounds.subsets.FirstSamples` and, up to 8 members,
+        :class:`miselbo.bounds.subsets.FirstSamples`, :class:`miselbo.bounds.worth.RunningWorth` and, up to 8 members,
         :class:`miselbo.bounds.subsets.RunningSubsets`.
     """
     start = time.perf_counter()
@@ -191,4 +192,5 @@ def accumulators(size: int, settings: Settings) -> list[Any]:
         running.append(RunningSubsets(size, settings.num_samples))
     if size >= 2:
         running.append(FirstSamples(size, settings.num_samples))
+        running.append(RunningWorth(size, settings.num_samples))
     return running

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 import miselbo
-from miselbo.evaluation import subset_tables, tables, trust
+from miselbo.evaluation import subset_tables, tables, trust, worth
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import files
 from miselbo.runtime.files import write_json
@@ -53,6 +53,7 @@ def write_results(
     bounds = tables.bounds_table(values, settings.grid, seconds)
     members = tables.member_table(values, settings.grid)
     examples = tables.example_table(values)
+    equal_cost = worth.worth_table(values, settings.num_samples)
     headline = {key: number(value) for key, value in bounds.tail(1).to_dict("records")[0].items()}
     size = values["miselbo"].shape[1]
     passes = len(examples) * size * settings.num_samples
@@ -76,6 +77,7 @@ def write_results(
         "trust": trust.trust(values, headline),
         "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
         "num_dims": num_dims,
+        **worth.summary(equal_cost, words or {}),
         **subset_tables.write(values, settings.num_samples, results),
     }
     summary["trust"]["sentences"][:0] = cautions
@@ -85,6 +87,9 @@ def write_results(
     if sections is not None:
         summary["sections"] = list(sections)
     files.write_csv(bounds, results / "bounds.csv")
+    (results / "worth.csv").unlink(missing_ok=True)
+    if len(equal_cost):
+        files.write_csv(equal_cost, results / "worth.csv")
     files.write_csv(members, results / "per_member.csv")
     files.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
     files.write_parquet(examples, results / "per_example.parquet")
@@ -105,6 +110,7 @@ def headline_text(summary: dict[str, Any]) -> str:
         str(protocol.get("binarisation") or protocol.get("replicates", "")),
         *([protocol["remark"]] if protocol.get("remark") else []),
         "",
+        *([f"{summary['worth']['sentence']}\n"] if summary.get("worth") else []),
         f"{'nats':<16}{'value':>10}{'s.e. data':>12}{'s.e. MC':>10}" + (f"{'bits/dim':>11}" if dims else ""),
     ]
     members = summary.get("members", []) if row["S"] > 1 else []

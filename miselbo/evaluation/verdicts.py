@@ -103,7 +103,7 @@ def _marked(about: Evidence) -> str | None:
     ):  # NaN: unknown, and said elsewhere
         return None
     return (
-        "Heavy tails where it counts: the examples that hold most of the Monte Carlo variance have a Pareto k-hat above "
+        "Heavy tails where it counts: examples that hold most of the Monte Carlo variance have a Pareto k-hat above "
         f"{threshold(about.size * about.samples):.2g}, so that error, which stands behind a '>', is too small; raise "
         "evaluation.num_samples."
     )

@@ -42,7 +42,11 @@ def protocol_line(run: RunFolder) -> str:
 
 
 def glance(run: RunFolder) -> str:
-    """The result in one or two sentences; says *below* when Delta is negative."""
+    """The result in a few sentences: is the ensemble worth it, its bounds; says *below* when Delta is negative."""
+    return " ".join(filter(None, [(run.summary.get("worth") or {}).get("sentence"), _bounds(run)]))
+
+
+def _bounds(run: RunFolder) -> str:
     row, size = run.headline, run.size
     value = plus_minus(row["miselbo"], row.get("miselbo_se"))
     if size == 1:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from miselbo.report import density, heading, pictures, plots, subset_parts, tables, texts, trees
+from miselbo.report import density, heading, pictures, plots, subset_parts, tables, texts, trees, worth_parts
 from miselbo.report.folder import RunFolder
 from miselbo.report.tables import Table, fixed, plus_minus
 from miselbo.report.texts import paragraphs
@@ -62,6 +62,7 @@ def build(run: RunFolder) -> Report:
         trust=heading.trust(run),
         protocol=tables.protocol(run),
         sections=[
+            *([_worth(run, footer)] if worth_parts.of(run) else []),
             _against_samples(run, footer),
             _against_size(run, footer),
             _delta_and_jsd(run, footer),
@@ -98,6 +99,13 @@ def reworded(part: Any, words: Mapping[str, str]) -> Any:
 
 def _left_out(run: RunFolder, name: str) -> str:
     return f"Left out: {run.notes.get(name, name + ' is not in the run folder.')}"
+
+
+def _worth(run: RunFolder, footer: str) -> Section:
+    alt = "Line plot: the joint bound against decoder passes, a line for each number of members"
+    shown = [Picture("worth", alt, worth_parts.figure(run, footer))]
+    text = [worth_parts.of(run)["sentence"], *paragraphs(texts.WORTH)]
+    return Section("worth", "Is the ensemble worth it?", text, shown, [worth_parts.table(run)])
 
 
 def _against_samples(run: RunFolder, footer: str) -> Section:

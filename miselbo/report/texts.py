@@ -9,6 +9,12 @@ Shaded: one standard error over the examples. All curves use the same examples, 
 together and differences are far more certain than the shades suggest. Bars: one Monte Carlo standard error.
 """
 
+WORTH = """
+At equal cost: all members with L samples each are compared with the best single member that has all S L samples. That
+member is chosen on one half of the examples and compared on the other, both ways round; intervals are 95%, paired over
+the examples. MISELBO averages logarithms over the members, so against one member with all the samples it mostly loses.
+"""
+
 AGAINST_SIZE = """
 The first S members are scored as one ensemble, at L = {num_samples}. Left: the bounds, shades and bars as
 above. Right: what the ensemble has over member 1 alone, on the same examples{bars}.
