@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import sample as sampling
+from miselbo.evaluation import sandwich
+from miselbo.evaluation.result import Result
 from miselbo.evaluation.run import Request, check_splits, evaluate, headline_of
 from miselbo.evaluation.settings import Settings, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
@@ -147,6 +149,7 @@ def request(cfg: DictConfig) -> Request:
         size=cfg.ensemble.size,
         progress=cfg.trainer.enable_progress_bar,
         recipe=OmegaConf.to_yaml(cfg, resolve=True),
+        sandwich=cfg.sandwich,
     )
 
 
@@ -361,6 +364,18 @@ def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
+def sandwich_run(
+    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
+) -> dict[str, Any]:
+    """Bound a finished run from both sides, on data simulated from its model."""
+    member_jobs.check_all(folder, cfg.ensemble.size)
+    ensemble = checkpoints.load_ensemble(folder, target, members)
+    summary = Result.read(folder).summary
+    settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
+    device = machine.device(cfg.trainer.accelerator)
+    return conclude(cfg, sandwich.add(ensemble, settings, summary, folder, device), folder)
+
+
 def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Report and headline of a finished evaluation; the headline alone with ``report=false``."""
     if cfg.report:
@@ -381,5 +396,12 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 # tasks on built data, target and members; report and export come before them
-TASKS = {"run": run_all, "fit_member": fit_member, "evaluate": evaluate_run, "sample": sample, "cost": cost}
+TASKS = {
+    "run": run_all,
+    "fit_member": fit_member,
+    "evaluate": evaluate_run,
+    "sample": sample,
+    "cost": cost,
+    "sandwich": sandwich_run,
+}
 IMPORTERS = {"arrays": evaluate_import, "nvlabs": evaluate_checkpoints}

@@ -22,7 +22,7 @@ from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
-FROM_FOLDER = ("evaluate", "report", "export", "sample", "log")
+FROM_FOLDER = ("evaluate", "report", "export", "sample", "sandwich", "log")
 
 
 def main() -> None:

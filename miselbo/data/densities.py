@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from miselbo import noise
+from miselbo.errors import InputError
+
 FLOOR = 1e-6
 LOG_2PI = math.log(2 * math.pi)
 
@@ -163,8 +166,8 @@ class LinearGaussian:
         draw = {"generator": generator, "dtype": torch.float64}
         self.weight, self.bias = torch.randn(num_observed, dim, **draw), torch.randn(num_observed, **draw)  # type: ignore[call-overload]
         self.sd = sd
-        noise = torch.randn(num_observed, **draw)  # type: ignore[call-overload]
-        self.x = self.weight @ torch.randn(dim, **draw) + self.bias + sd * noise  # type: ignore[call-overload]
+        error = torch.randn(num_observed, **draw)  # type: ignore[call-overload]
+        self.x = self.weight @ torch.randn(dim, **draw) + self.bias + sd * error  # type: ignore[call-overload]
         eye = torch.eye(num_observed, dtype=torch.float64)
         marginal = torch.distributions.MultivariateNormal(
             self.bias, self.weight @ self.weight.T + sd**2 * eye
@@ -179,3 +182,48 @@ class LinearGaussian:
         weight, bias, x = (value.to(z) for value in (self.weight, self.bias, self.x))
         prior = normal_log_density(z, 0.0, 1.0).sum(-1)
         return prior + normal_log_density(x, z @ weight.T + bias, self.sd).sum(-1)
+
+
+def exact_draws(density: Any, index: Tensor, seed: int) -> Tensor:
+    """z ~ p(z) / Z, [B, dim] float32, for the densities above that have a sampler, a function of (seed, index).
+
+    Another density may have a method ``draws(index, seed)``, or be ``log_prob`` of a torch ``Distribution``, whose
+    draws depend on how many are asked for.
+
+    Raises:
+        InputError: no exact draws of this density are known.
+
+    Example:
+        >>> import functools
+        >>> density = functools.partial(normal_mixture, means=[-3.0, 3.0], sds=[0.1, 0.1])
+        >>> z = exact_draws(density, torch.arange(1000), seed=0)
+        >>> tuple(z.shape), bool(((z.abs() - 3).abs() < 0.6).all()), bool(z.mean().abs() < 0.4)
+        ((1000, 1), True, True)
+    """
+    if hasattr(density, "draws"):
+        return density.draws(index, seed)
+    if isinstance(density, LinearGaussian):
+        posterior = density.posterior
+        eps = noise.normal(seed, index, len(posterior.loc)).to(posterior.loc)
+        return (posterior.loc + eps @ posterior.scale_tril.T).float()
+    owner = getattr(density, "__self__", None)
+    if isinstance(owner, torch.distributions.Distribution):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(noise.derive(seed, int(index[0])) % 2**63)
+            return owner.sample((len(index),)).flatten(1)
+    function, given = getattr(density, "func", density), dict(getattr(density, "keywords", {}))
+    if function is normal_mixture:
+        means, sds = torch.tensor(list(given["means"])), torch.tensor(list(given["sds"]))
+        weights = torch.tensor(list(given.get("weights") or [1 / len(means)] * len(means)))
+        u = noise.uniform(seed, index, 1, member=1)[:, 0]
+        k = torch.bucketize(u * weights.sum(), weights.cumsum(0)).clamp(max=len(means) - 1)
+        return (means[k] + sds[k] * noise.normal(seed, index, 1)[:, 0])[:, None]
+    if function is hierarchical:
+        top, bottom = noise.normal(seed, index, 2).unbind(-1)
+        top = given.get("mean", 10.0) + given.get("sd", 3.0) * top
+        return torch.stack([top, top + given.get("conditional_sd", 2.0) * bottom], -1)
+    raise InputError(
+        f"no exact draws of {getattr(function, '__name__', type(density).__name__)} are known: a sandwich needs a "
+        "normal mixture, hierarchical, linear_gaussian, log_prob of a distribution, or a density with a method "
+        "draws(index, seed)"
+    )

@@ -18,6 +18,7 @@ TABLES = (
     "subsets.csv",
     "marginal.csv",
     "worth.csv",
+    "sandwich.csv",
     "per_example.parquet",
 )
 LABELS = {"miselbo": "MISELBO", "joint_bound": "joint bound", "delta": r"$\Delta$", "jsd": "JSD"}

@@ -12,7 +12,7 @@ from miselbo import bounds
 from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation import tables
+from miselbo.evaluation import sandwich, tables
 from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form
 from miselbo.evaluation.settings import Settings, doublings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
@@ -45,6 +45,7 @@ class Request:
         size: S.
         progress: show it.
         recipe: the run's configuration as YAML, for processes that share the work.
+        sandwich: also bound from above, on data simulated from the model.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Request:
     size: int
     progress: bool
     recipe: str
+    sandwich: bool = False
 
 
 def evaluate(
@@ -67,6 +69,8 @@ def evaluate(
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score the split and write ``results/``; ``about``: lines of the protocol of an ensemble trained elsewhere."""
+    if request.sandwich:
+        sandwich.check(ensemble)
     device = machine.device(request.accelerator)
     processes = number_of_processes(request.workers, device)
     stamp = fingerprint(ensemble)
@@ -114,7 +118,7 @@ def evaluate(
         values, settings, folder, protocol, stages, data.num_dims, data.words, data.sections, data.cautions
     )
     data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
-    return summary
+    return sandwich.add(ensemble, settings, summary, folder, device) if request.sandwich else summary
 
 
 def headline_of(

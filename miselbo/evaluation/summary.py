@@ -87,7 +87,8 @@ def write_results(
     if sections is not None:
         summary["sections"] = list(sections)
     files.write_csv(bounds, results / "bounds.csv")
-    (results / "worth.csv").unlink(missing_ok=True)
+    for name in ("worth.csv", "sandwich.csv"):
+        (results / name).unlink(missing_ok=True)
     if len(equal_cost):
         files.write_csv(equal_cost, results / "worth.csv")
     files.write_csv(members, results / "per_member.csv")
@@ -118,7 +119,8 @@ def headline_text(summary: dict[str, Any]) -> str:
         lines.append(headline_row(name, row, name, dims))
         if name == "average_iwelbo":
             lines += [headline_row(f"  iwelbo q{each['member']}", each, "iwelbo", dims) for each in members]
-    lines += ["", *summary["trust"]["sentences"], *protocol.get("notes", [])]
+    above = [summary["sandwich"]["sentence"]] if summary.get("sandwich") else []
+    lines += ["", *summary["trust"]["sentences"], *above, *protocol.get("notes", [])]
     return reword("\n".join(lines), summary.get("words", {}))
 
 

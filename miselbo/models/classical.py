@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from miselbo import noise
+from miselbo.data.densities import exact_draws
 from miselbo.data.density import DensitySpec
 from miselbo.errors import InputError
 from miselbo.models.families import Keys, draw, log_density
 
 PROBES, SPREAD = 16, 3.0  # points at which a density is recognised: normal with this standard deviation
+
+
+EXACT = int.from_bytes(b"exact")  # the stream of exact draws, apart from that of the members
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,15 @@ class DensityTarget(nn.Module):
         """Samples of a member."""
         z = member.sample(eps, x.dtype)
         return PointDraw(z, self.log_prob(z))
+
+    def simulate(self, index: Tensor, seed: int) -> tuple[Tensor, list[Tensor]]:
+        """z ~ p(z) / Z, [B, *shape], with x [B, 0].
+
+        Raises:
+            InputError: no exact draws of this density are known.
+        """
+        z = exact_draws(self.log_density, index, noise.derive(seed, EXACT))
+        return torch.zeros(len(index), 0, device=index.device), [z.unflatten(-1, self.latent_shapes[0])]
 
     def at(self, x: Tensor, z: list[Tensor]) -> PointDraw:
         """Given samples."""

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from miselbo.data.spec import ImageSpec
 from miselbo.errors import InputError
-from miselbo.noise import derive
+from miselbo.noise import derive, uniform
 from miselbo.protocols import evaluating, latent_noise
 
+_PIXELS = 2**20 + 1  # the stream of what is seen of a simulated image, beyond any number of members
 _PRIOR = int.from_bytes(b"prior")  # keeps this stream apart from others derived of the same seed
 
 Choose = Callable[[int, Tensor | None, Tensor | None, Normal], Tensor]
@@ -291,6 +292,30 @@ class HierarchicalDecoder(nn.Module):
     def image_mean(self, logits: Tensor) -> Tensor:
         """Mean image in [0, 1] on the original size, for pictures."""
         raise NotImplementedError
+
+    def sample_image(self, logits: Tensor, u: Tensor) -> Tensor:
+        """Images [B, C, height, width] ~ p(x given z), as the data have them, of uniform numbers u [B, 1 + C, ...].
+
+        Raises:
+            InputError: the likelihood is not Bernoulli; a model of another one has a method of its own.
+        """
+        if self.image.likelihood != "bernoulli":
+            raise InputError(
+                f"{type(self).__name__} draws no images of likelihood '{self.image.likelihood}': give it a method "
+                "sample_image(logits, u)"
+            )
+        return (u[:, 1:] < self.image_mean(logits)).to(logits.dtype)
+
+    @torch.no_grad()
+    def simulate(self, index: Tensor, seed: int) -> tuple[Tensor, list[Tensor]]:
+        """(x, z) ~ p(x, z) in evaluation mode, a function of (seed, index): x [B, C, H, W], z per group [B, ...]."""
+        image, weight = self.image, next(self.parameters())
+        with evaluating(self):
+            eps = prior_noise(self, index, seed, weight.dtype)
+            trace = self.generate(lambda i, _, __, prior: prior.loc + prior.scale * eps[i], len(index))
+            shape = (1 + image.channels, image.height, image.width)
+            u = uniform(seed, index, math.prod(shape), member=_PIXELS).unflatten(-1, shape)
+            return self.sample_image(trace.logits, u), list(trace.z)
 
     def pad(self, x: Tensor) -> Tensor:
         """Image size -> network size (zeros, centred); already padded images pass."""

@@ -24,6 +24,7 @@ OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "results/pairwise_jsd.csv": ("member_i", "member_j", "jsd"),
     "results/subsets.csv": ("members", "size", "miselbo", "joint_bound", "best_of_size", "greedy"),
     "results/marginal.csv": ("path", "size", "member", "miselbo_gain", "joint_bound_gain"),
+    "results/sandwich.csv": ("S", "L", "lower", "upper", "width"),
     "metrics.csv": ("member", "step", "metric", "value"),
 }
 
@@ -43,6 +44,7 @@ class RunFolder:
     pairwise: pd.DataFrame | None = None
     subsets: pd.DataFrame | None = None
     marginal: pd.DataFrame | None = None
+    sandwich: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
     images: dict[str, np.ndarray] | None = None
     notes: dict[str, str] = field(default_factory=dict)
@@ -126,6 +128,7 @@ def read(run_dir: Path) -> RunFolder:
         pairwise=optional["results/pairwise_jsd.csv"],
         subsets=optional["results/subsets.csv"],
         marginal=optional["results/marginal.csv"],
+        sandwich=optional["results/sandwich.csv"],
         metrics=_clean_metrics(optional["metrics.csv"], notes),
         images=_read_images(run_dir, notes),
         notes=notes,

@@ -9,7 +9,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from miselbo.report import density, heading, pictures, plots, subset_parts, tables, texts, trees, worth_parts
+from miselbo.report import (
+    density,
+    heading,
+    pictures,
+    plots,
+    sandwich_parts,
+    subset_parts,
+    tables,
+    texts,
+    trees,
+    worth_parts,
+)
 from miselbo.report.folder import RunFolder
 from miselbo.report.tables import Table, fixed, plus_minus
 from miselbo.report.texts import paragraphs
@@ -65,6 +76,7 @@ def build(run: RunFolder) -> Report:
             *([_worth(run, footer)] if worth_parts.of(run) else []),
             _against_samples(run, footer),
             _against_size(run, footer),
+            *([_sandwich(run, footer)] if run.sandwich is not None else []),
             _delta_and_jsd(run, footer),
             _pairwise(run, footer),
             _which_members(run, footer),
@@ -126,6 +138,15 @@ def _against_size(run: RunFolder, footer: str) -> Section:
     figure = plots.bounds_against_size(run.bounds, run.per_example, run.num_samples, footer)
     alt = "Line plot: the four bounds against the number of members S, and their difference to member 1 alone"
     return Section(anchor, title, text, [Picture("bounds_vs_S", alt, figure)])
+
+
+def _sandwich(run: RunFolder, footer: str) -> Section:
+    assert run.sandwich is not None
+    alt = "Left: bounds from below and above against L; right: their distance for each number of members"
+    shown = [Picture("sandwich", alt, sandwich_parts.figure(run.sandwich, footer))]
+    text = [str((run.summary.get("sandwich") or {}).get("sentence", "")), *paragraphs(texts.SANDWICH)]
+    table = sandwich_parts.table(run.sandwich)
+    return Section("sandwich", "Between two bounds, on simulated data", text, shown, [table])
 
 
 def _delta_and_jsd(run: RunFolder, footer: str) -> Section:

@@ -11,7 +11,9 @@ from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")
 OPTIMIZED = ("joint_bound", "miselbo", "average_iwelbo", "average_elbo")
-TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sweep_report", "log")
+TASKS = (
+    "run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sandwich", "sweep_report", "log",
+)  # fmt: skip
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -23,7 +23,7 @@ from miselbo.runtime.files import write_text
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
-    "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "logger", "report",
+    "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "sandwich", "logger", "report",
     "optimized_metric", "from_run", "model.cost",
     "ensemble.size", "ensemble.resume_interval", "ensemble.workers",
     "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "dataset.cache",

@@ -18,6 +18,7 @@ from miselbo.models.nvae.distributions import (
     image_log_prob,
     image_mean,
     num_image_parameters,
+    sample_image,
 )
 from miselbo.models.nvae.network_input import network_input
 from miselbo.models.nvae.topology import build_topology, require_positive
@@ -200,6 +201,10 @@ class Decoder(HierarchicalDecoder):
     def image_mean(self, logits: Tensor) -> Tensor:
         """Mean image in [0, 1] on the original size, for pictures."""
         return image_mean(at_least_single(crop_image(logits, self.image)), self.image)
+
+    def sample_image(self, logits: Tensor, u: Tensor) -> Tensor:
+        """Images ~ p(x given z), on the levels of the data."""
+        return sample_image(at_least_single(crop_image(logits, self.image)), u, self.image)
 
     def inference_form(self, ensemble: Any, dtype: torch.dtype | None = None, compiled: bool = False) -> Any:
         """The same ensemble in a faster form for evaluation alone."""

@@ -20,6 +20,7 @@ __all__ = [
     "logistic_mixture_log_prob",
     "num_image_parameters",
     "quantise",
+    "sample_image",
 ]
 
 LIKELIHOODS = ("bernoulli", "logistic_mixture", "normal")
@@ -101,6 +102,42 @@ def image_mean(logits: Tensor, image: ImageSpec) -> Tensor:
         colours.append((mean[..., 1, :, :] + a * colours[0]).clamp(-1, 1))
         colours.append((mean[..., 2, :, :] + b * colours[0] + c * colours[1]).clamp(-1, 1))
     return (torch.stack(colours, -3) + 1) / 2
+
+
+def sample_image(logits: Tensor, u: Tensor, image: ImageSpec) -> Tensor:
+    """Images [B, C, H, W] in [0, 1] ~ p(x) under logits [B, P, H, W], made of uniform numbers u [B, 1 + C, H, W].
+
+    ``bernoulli``: 0 or 1. ``logistic_mixture``: a component by u_0, then each colour rounded to its level, the
+    outermost taking the tails, which is the discretised mixture itself. ``normal``: a density, so not rounded.
+    """
+    if image.likelihood == "bernoulli":
+        return (u[:, 1:] < logits.sigmoid()).to(logits.dtype)
+    if image.likelihood == "normal":
+        x = clamped_normal(logits, -3)
+        return (x.loc + x.scale * torch.special.ndtri(u[:, 1:]) + 1) / 2
+    log_weights, means, log_scales, coefficients = _split_mixture(logits, image.channels)
+    edges = log_weights.softmax(-3).cumsum(-3)
+    chosen = (
+        (u[:, :1] * edges[:, -1:] > edges).sum(-3, keepdim=True).clamp(max=edges.shape[-3] - 1)
+    )  # [B, 1, H, W]
+
+    def of_component(values: Tensor) -> Tensor:
+        index = chosen[:, None].expand(-1, values.shape[1], -1, -1, -1)
+        return values.gather(-3, index)[:, :, 0]
+
+    mean, scale = of_component(means), of_component(log_scales).exp()
+    noise = scale * (u[:, 1:].log() - (-u[:, 1:]).log1p())
+    top = 2.0**image.num_bits - 1
+
+    def level(value: Tensor) -> Tensor:
+        return (((value.clamp(-1, 1) + 1) / 2 * top).round() / top) * 2 - 1
+
+    colours = [level(mean[:, 0] + noise[:, 0])]
+    if coefficients is not None:
+        a, b, c = of_component(coefficients).unbind(1)
+        colours.append(level(mean[:, 1] + a * colours[0] + noise[:, 1]))
+        colours.append(level(mean[:, 2] + b * colours[0] + c * colours[1] + noise[:, 2]))
+    return (torch.stack(colours, 1) + 1) / 2
 
 
 def _split_mixture(logits: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
