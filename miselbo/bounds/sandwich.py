@@ -54,7 +54,8 @@ def both_sides(
             f"{list(star_q.shape)} and {list(choice.shape)}"
         )
     star_p, star_q = star_p.double(), star_q.double()
-    lower, upper = [], []
+    lower: list[Tensor] = []
+    upper: list[Tensor] = []
     for members in range(1, size + 1):
         weights = log_p[:, :members] - log_q[:, :members, :, :members].logsumexp(-1) + math.log(members)
         q = star_q[:, :members]
