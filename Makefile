@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test slow lint docs clean
+.PHONY: install demo test slow lint mutants docs clean
 
 install: $(VENV)/.dev
 
@@ -31,6 +31,10 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# do the tests notice random one-token changes of the core modules? hours; not in CI
+mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/mutants.py --count 60
 
 # the guides as a site in site/, without a network
 docs: $(VENV)/.dev

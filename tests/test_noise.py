@@ -106,3 +106,11 @@ def test_any_cut_gives_the_same_numbers(batch, samples, size, data):
 
 def test_follows_the_device():
     assert noise.normal(0, torch.arange(3, device="meta"), 5).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [(0, 2.0**-24), (2**32 - 1, 1 - 2.0**-24), (2**31, 0.5 + 2.0**-24)]
+)
+def test_uniform_numbers_end_half_a_step_before_0_and_1(word, expected, monkeypatch):
+    monkeypatch.setattr(noise, "_words", lambda *given: (torch.tensor([[word]]),))
+    assert noise.uniform(0, torch.zeros(1, dtype=torch.int64), 1).item() == expected

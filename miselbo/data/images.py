@@ -197,9 +197,9 @@ class ImageData(pl.LightningDataModule):
         return []
 
     @property
-    def num_dims(self) -> int:
-        """Scalars per example, for bits/dim."""
-        return self.image.num_dims
+    def num_dims(self) -> int | None:
+        """Scalars per example, for bits/dim; None for a density (``normal``), which is no code length."""
+        return None if self.image.likelihood == "normal" else self.image.num_dims
 
     @property
     def pass_dims(self) -> int:

@@ -134,6 +134,13 @@ def test_unknown_values_are_neither_best_nor_first():
     assert math.isnan(table.loc["2", "greedy"])
 
 
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_every_ensemble_of_two_or_more_has_mixture_weights(size, tmp_path):
+    _, _, values = scored(size)
+    found = subset_tables.write(values, L, tmp_path)["mixture_weights"]
+    assert len(found["weights"]) == size and sum(found["weights"]) == pytest.approx(1)
+
+
 def test_files_are_written_and_those_of_another_run_removed(tmp_path):
     _, _, values = scored(3)
     content = subset_tables.write(values, L, tmp_path)

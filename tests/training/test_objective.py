@@ -26,6 +26,8 @@ def shapes(groups: list[int]) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize(("beta", "expected"), [(0.0, 1.0), (0.5, 0.1), (1.0, 0.01)])
 def test_the_regulariser_goes_to_its_end_on_a_log_scale(beta, expected):
     assert objective.regulariser_weight(beta, 0.01, 1.0) == pytest.approx(expected)
+    # from another start than 1, whose logarithm hides one half of the formula
+    assert objective.regulariser_weight(beta, 0.01, 10.0) == pytest.approx(10 ** (1 - 3 * beta))
     assert objective.regulariser_weight(beta, 0.01, None) == 0.01
     assert objective.regulariser_weight(beta, 0.0, 1.0) == 0.0
 
