@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo.commands import sweeps
+from miselbo.commands import arguments, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
@@ -37,6 +36,8 @@ def main() -> None:
             start()
     except InputError as error:
         fail(error)
+    except HydraException as error:
+        fail(InputError(f"cannot compose the configuration: {str(error).splitlines()[0]}"))
     except TrainingDivergedError as error:
         fail(error, status=1)
     except KeyboardInterrupt:
@@ -49,31 +50,48 @@ def main() -> None:
 
 def start() -> None:
     """What :func:`main` runs."""
-    sys.argv[1:] = without_hyphens(sys.argv[1:])
-    plain = overrides(sys.argv[1:])
-    check_hydra(config.parse(plain))
-    added = search(sys.argv[1:], plain)
-    plain = [word for word in plain if not is_searchpath(word)]
+    sys.argv[1:] = arguments.without_hyphens(sys.argv[1:])
+    flags = arguments.flags(sys.argv[1:])
+    arguments.check_flags(flags)
+    if flags.shell_completion or flags.experimental_rerun:
+        sys.argv[1:1] = arguments.places_to_complete(sys.argv[1:])
+        hydra_job()
+        return
+    plain = arguments.overrides(sys.argv[1:])
+    given = config.parse(plain)
+    added = arguments.search(sys.argv[1:], plain)
+    arguments.check_hydra(given)
+    plain = [word for word in plain if not arguments.is_searchpath(word)]
     values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
-    if values.get("task") == "fit_member" and is_sweep(sys.argv[1:]):
+    sweep = arguments.is_sweep(sys.argv[1:])
+    if values.get("task") == "fit_member" and sweep:
         raise InputError(
             "task=fit_member takes one member: several jobs have one command each (docs/cluster.md)"
         )
-    if values.get("task") == "sweep_report":
+    if arguments.tells(flags):
+        sys.argv[1:1] = added
+        hydra_job()
+    elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
         sweeps.conclude(Path(str(values["sweep_dir"])))
-    elif alone(values):
-        execute(load_folder(Path(str(values["run_dir"])), plain))
-    elif values.get("task") in FROM_FOLDER and not values.get("importer"):
+    elif alone(values) or values.get("task") in FROM_FOLDER and not values.get("importer"):
+        if sweep:
+            raise InputError(f"task={values['task']} takes one run folder at a time, without --multirun")
         if not values.get("run_dir"):
             raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
-        execute(load_folder(Path(str(values["run_dir"])), plain))
+        if any(map(arguments.is_hydra, config.parse(plain))):
+            raise InputError(f"task={values['task']} starts no Hydra job: leave out what begins with hydra")
+        cfg = load_folder(Path(str(values["run_dir"])), plain)
+        if flags.cfg:
+            print(OmegaConf.to_yaml(cfg, resolve=True), end="")
+        else:
+            execute(cfg)
     else:
         official = official_dataset(values)
         added += official
         config.check_overrides([*plain, *official])
-        if is_sweep(sys.argv[1:]):
+        if sweep:
             added += sweeps.folder_overrides(config.parse(plain))
         last = max((i for i, word in enumerate(sys.argv) if word in plain), default=len(sys.argv) - 1)
         sys.argv[last + 1 : last + 1] = added  # beside the others: argparse takes them in one piece
@@ -84,81 +102,6 @@ def start() -> None:
 def hydra_job(cfg: DictConfig) -> float | None:
     """Hydra's job: the configuration is composed."""
     return job(cfg)
-
-
-def without_hyphens(arguments: list[str]) -> list[str]:
-    """``--key=value``, as ``wandb agent`` writes it, becomes ``key=value``; Hydra's own flags stay.
-
-    Example:
-        >>> without_hyphens(["--seed=1", "--cfg=job", "-m", "model=vae"])
-        ['seed=1', '--cfg=job', '-m', 'model=vae']
-    """
-    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
-    return [
-        word[2:]
-        if word.startswith("--")
-        and "=" in word
-        and not any(flag.startswith(word.split("=")[0]) for flag in flags)
-        else word
-        for word in arguments
-    ]
-
-
-def check_hydra(given: list[Override]) -> None:
-    """Refuse Hydra's keys that would silently do nothing.
-
-    Raises:
-        InputError: for ``hydra.run.dir``.
-    """
-    for override in given:
-        if override.key_or_group == "hydra.run.dir":
-            value = override.get_value_element_as_str()
-            raise InputError(
-                f"hydra.run.dir is not used here, set run_dir= (got hydra.run.dir={value}: write run_dir={value})"
-            )
-
-
-def is_searchpath(argument: str) -> bool:
-    """Whether an argument is Hydra's ``hydra.searchpath=[...]``."""
-    return argument.lstrip("+").startswith("hydra.searchpath=")
-
-
-def search(arguments: list[str], plain: list[str]) -> list[str]:
-    """Tell :mod:`miselbo.runs.config` where Hydra looks: ``--config-dir``, ``hydra.searchpath``, ``./conf``.
-
-    Returns:
-        The override that makes Hydra look into ``./conf`` as well, when there is one with a group of miselbo.
-
-    Raises:
-        InputError: a folder is not there, or ``hydra.searchpath`` is no list.
-    """
-    places, added = [], []
-    given = get_args_parser().parse_known_args(arguments)[0].config_dir
-    if given is not None:
-        if not Path(given).is_dir():
-            raise InputError(f"--config-dir {given}: no such folder; expected one with dataset/, model/, ...")
-        places.append(f"file://{Path(given).absolute()}")
-    own = Path("conf").absolute()
-    lists: list[Any] = [
-        override.value() for override in config.parse([word for word in plain if is_searchpath(word)])
-    ]
-    if lists and not isinstance(lists[-1], list):
-        raise InputError(
-            f"hydra.searchpath must list places, as in 'hydra.searchpath=[file://DIR]', got {lists[-1]}"
-        )
-    for place in map(str, lists[-1] if lists else []):
-        if place.startswith("file://") and not Path(place[7:]).is_dir():
-            raise InputError(
-                f"hydra.searchpath: no such folder {place[7:]}; expected one with dataset/, model/, ..."
-            )
-        places.append(place)
-    if not lists and own.is_dir() and not own.samefile(config.CONF):
-        groups = {folder.name for folder in config.CONF.iterdir() if folder.is_dir()}
-        if any((own / group).is_dir() for group in groups):
-            places.append(f"file://{own}")
-            added = config.searchpath(places[-1:])
-    config.search_in(places)
-    return added
 
 
 def alone(values: dict[str, Any]) -> bool:
@@ -182,28 +125,6 @@ def official_dataset(values: dict[str, Any]) -> list[str]:
     first = str(given[0] if isinstance(given, list) else given)
     found = dataset_choice(first, config.known_choices("dataset"))
     return [f"dataset={found}"] if found else []
-
-
-def is_sweep(arguments: list[str]) -> bool:
-    """Whether the arguments ask for a sweep.
-
-    Example:
-        >>> is_sweep(["-m", "seed=0,1"]), is_sweep(["seed=0"])
-        (True, False)
-    """
-    known, _ = get_args_parser().parse_known_args(arguments)
-    return bool(known.multirun) or "hydra.mode=MULTIRUN" in arguments
-
-
-def overrides(arguments: list[str]) -> list[str]:
-    """The arguments that are neither Hydra's flags nor their values.
-
-    Example:
-        >>> overrides(["-m", "seed=0,1", "--cfg", "job", "ensemble.size=3"])
-        ['seed=0,1', 'ensemble.size=3']
-    """
-    known, rest = get_args_parser().parse_known_args(arguments)
-    return [*known.overrides, *(argument for argument in rest if not argument.startswith("-"))]
 
 
 def job(cfg: DictConfig) -> float | None:

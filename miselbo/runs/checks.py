@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from miselbo.errors import InputError, nearest
-from miselbo.importers.nvlabs.names import DECODERS
+from miselbo.importers.nvlabs import DECODERS
 from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")

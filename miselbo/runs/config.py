@@ -119,12 +119,26 @@ def check_overrides(arguments: list[str]) -> None:
             continue
         if override.key_or_group not in names:
             raise unknown_key(override.key_or_group, [*names, *groups])
+        check_sign(override)
         check_kind(override, names[override.key_or_group])
 
 
 def choice_prefix(override: Override) -> str:
     """The plus of ``+group=choice``, for a group that ``conf/`` lacks."""
     return "+" if override.is_add() and not (CONF / override.key_or_group).is_dir() else ""
+
+
+def check_sign(override: Override) -> None:
+    """Refuse ``+key=value`` of a key that is there already, and ``~key``, which a run would miss.
+
+    Raises:
+        InputError: the sentence says what to write.
+    """
+    key = override.key_or_group
+    if override.is_add():
+        raise InputError(f"+{key}: {key} is there already; write {key}=<value> without the plus")
+    if override.is_delete():
+        raise InputError(f"~{key}: {key} cannot be left out; write {key}=<value> instead")
 
 
 def check_kind(override: Override, default: Any) -> None:
@@ -175,6 +189,8 @@ def check_choices(override: Override) -> None:
     if override.is_delete():
         hint = "logger=csv writes local files only" if group == "logger" else f"known are {', '.join(known)}"
         raise InputError(f"~{group}: {group} cannot be left out; write {group}=<name> instead ({hint})")
+    if override.is_add() and (CONF / group).is_dir():
+        raise InputError(f"+{group}: {group} is there already; write {group}=<name> without the plus")
     for choice in choices(override):
         if choice not in known and not (choice == "null" and group == "experiment"):
             raise InputError(

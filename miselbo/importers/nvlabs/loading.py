@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from miselbo.data.spec import ImageSpec
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, nearest
-from miselbo.importers.nvlabs import args, ties
+from miselbo.importers.nvlabs import DECODERS, args, ties
 from miselbo.importers.nvlabs.each import SeparateTargets
-from miselbo.importers.nvlabs.names import CONSTANT, DECODERS, DUPLICATE, official_names, renamed
+from miselbo.importers.nvlabs.names import CONSTANT, DUPLICATE, official_names, renamed
 from miselbo.importers.nvlabs.reading import Official, read
 from miselbo.models.nvae import Decoder
 

@@ -123,6 +123,3 @@ def _bottleneck(first: int) -> Iterator[tuple[str, str]]:
     yield f"conv.{first + 2}.conv.1", "norm_spatial"
     yield f"conv.{first + 3}", "narrow"
     yield f"conv.{first + 4}.bn", "norm_out"
-
-
-DECODERS = ("tied", "first", "each")  # target=, of official checkpoints
