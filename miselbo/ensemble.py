@@ -79,7 +79,24 @@ class Ensemble(nn.Module):
             index: [B] example numbers; default 0..B-1.
 
         Yields:
-            log_p [B, S, l] and log_q [B, S, l, S] of the next l samples.
+            log_p [B, S, l] and log_q [B, S, l, S] of the next l samples, with gradients: any bound of them is a loss.
+
+        Example:
+            >>> from miselbo import bounds
+            >>> from miselbo.data import ImageSpec
+            >>> from miselbo.models.vae import Decoder, Encoder
+            >>> x = (torch.arange(8 * 64).view(8, 1, 8, 8) % 3 == 0).float()
+            >>> decoder = Decoder(ImageSpec(1, 8, 8, "bernoulli"), num_latents=2, num_channels=4)
+            >>> ensemble = Ensemble(decoder, [Encoder(decoder, num_channels=4) for _ in range(2)])
+            >>> before = bounds.miselbo(*ensemble.score(x, 10)).mean()
+            >>> optimizer = torch.optim.Adam(ensemble.parameters(), lr=0.02)
+            >>> for step in range(10):
+            ...     [(log_p, log_q)] = ensemble.passes(x, num_samples=1, seed=step)
+            ...     optimizer.zero_grad()
+            ...     (-bounds.miselbo(log_p, log_q).mean()).backward()
+            ...     optimizer.step()
+            >>> bool(bounds.miselbo(*ensemble.score(x, 10)).mean() > before + 1)
+            True
         """
         if num_samples < 1:
             raise InputError(f"num_samples must be at least 1, got {num_samples}")

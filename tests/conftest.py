@@ -1,5 +1,6 @@
 """Shared fixtures: one thread, the folder of golden values, small models."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ def call(tmp_path, monkeypatch, capfd):
 
     def inner(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
         monkeypatch.setattr(sys, "argv", [str(runs.PROJECT / "run.py"), *arguments])
         status = 0
         try:

@@ -26,21 +26,6 @@ def block(page, language):
     return re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL).group(1)
 
 
-def test_the_example_of_an_own_model_trains_and_scores(tmp_path, monkeypatch):
-    conf = tmp_path / "conf"
-    shutil.copytree(config.CONF, conf)
-    (conf / "model" / "my_model.yaml").write_text(block("own_model.md", "yaml"))
-    (tmp_path / "my_model.py").write_text(block("own_model.md", "python"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(config, "CONF", conf)
-    model = ["model=my_model", "model.target.width=16", "model.target.num_latents=2"]
-    summary = run(config.compose_config(runs.overrides(tmp_path / "run", "ensemble.size=2", model=model)))
-    assert summary["protocol"]["model"] == "my_model" and summary["headline"]["S"] == 2
-    assert -100 < summary["headline"]["average_elbo"] < 0
-    assert (tmp_path / "run" / "report.html").exists()
-    monkeypatch.delitem(sys.modules, "my_model")
-
-
 def test_the_example_of_own_data_trains_and_scores(tmp_path, monkeypatch):
     conf = tmp_path / "conf"
     shutil.copytree(config.CONF, conf)

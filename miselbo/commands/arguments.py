@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,18 @@ def search(arguments: list[str], plain: list[str]) -> list[str]:
         places.append(f"file://{own}")
         added = config.searchpath(places[-1:])
     config.search_in(places)
+    see_modules([Path(place[7:]).parent for place in places if place.startswith("file://")])
     return added
+
+
+def see_modules(folders: list[Path]) -> None:
+    """Let this process and those it starts import the Python files beside a folder of yaml files."""
+    words = [str(folder.absolute()) for folder in folders]
+    sys.path[:0] = [word for word in words if word not in sys.path]
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*words, *(word for word in before if word not in ("", *words))]
+    )
 
 
 def places_to_complete(arguments: list[str]) -> list[str]:

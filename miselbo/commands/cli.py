@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo.commands import arguments, sweeps
+from miselbo.commands import arguments, new, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
@@ -71,6 +71,10 @@ def start() -> None:
     if arguments.tells(flags):
         sys.argv[1:1] = added
         hydra_job()
+    elif values.get("task") == "new":
+        if more := sorted(values.keys() - {"task", "name"}):
+            raise InputError(f"task=new name=<word> takes nothing else, got {', '.join(more)}")
+        print(new.told(new.create(values.get("name"), Path.cwd()), Path.cwd()))
     elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")

@@ -220,8 +220,23 @@ class Draw:
             )
 
 
-class HierarchicalEncoder(nn.Module):
-    """phi: an x-side pass that is run once per x, and one posterior head per group."""
+class Regularised(nn.Module):
+    """What the regularisers of training see of a module, unless it says otherwise."""
+
+    def conv_kernels(self) -> list[Tensor]:
+        """Kernels under the spectral regulariser: those of all convolutions."""
+        return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)]
+
+    def batch_norms(self) -> list[nn.Module]:
+        """Layers whose scales are regularised, and whose statistics a skipped step must not change."""
+        return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+class HierarchicalEncoder(Regularised):
+    """phi: an x-side pass that is run once per x, and one posterior head per group.
+
+    A subclass writes :meth:`encode` and :meth:`posterior`.
+    """
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """x-side feature of each group, deepest first, each [B, c, h, w]; x padded or not."""
@@ -266,7 +281,7 @@ def prior_noise(decoder: "HierarchicalDecoder", index: Tensor, seed: int, dtype:
     return [part[0] for part in latent_noise(decoder.latent_shapes, key, index, 0, first, dtype)]
 
 
-class HierarchicalDecoder(nn.Module):
+class HierarchicalDecoder(Regularised):
     """theta: the prior over the groups and the likelihood of the image.
 
     A subclass sets ``image``, ``network_size`` and ``latent_shapes`` and writes :meth:`generate`,

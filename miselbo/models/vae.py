@@ -74,14 +74,6 @@ class Decoder(HierarchicalDecoder):
         """Probability of a white pixel."""
         return crop_image(logits, self.image).sigmoid()
 
-    def conv_kernels(self) -> list[Tensor]:
-        """Kernels under the spectral regulariser."""
-        return [layer.weight for layer in (self.middle, self.last, self.image_head)]
-
-    def batch_norms(self) -> list[nn.BatchNorm2d]:
-        """This model has none."""
-        return []
-
 
 class Encoder(HierarchicalEncoder):
     """phi: the image in two halvings to mean and log scale of a diagonal normal.
@@ -116,11 +108,3 @@ class Encoder(HierarchicalEncoder):
         """N(mean, exp(5 tanh(log scale / 5))), [B, Z, 1, 1]."""
         mean, log_scale = context[..., None, None].chunk(2, 1)
         return Posterior(Normal(mean, (5 * torch.tanh(log_scale / 5)).exp(), validate_args=False))
-
-    def conv_kernels(self) -> list[Tensor]:
-        """Kernels under the spectral regulariser."""
-        return [layer.weight for layer in (self.first, self.second, self.third)]
-
-    def batch_norms(self) -> list[nn.BatchNorm2d]:
-        """This model has none."""
-        return []

@@ -13,6 +13,7 @@ IMPORTERS = ("arrays", "nvlabs")
 OPTIMIZED = ("joint_bound", "miselbo", "average_iwelbo", "average_elbo")
 TASKS = (
     "run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sandwich", "sweep_report", "log",
+    "new",
 )  # fmt: skip
 
 

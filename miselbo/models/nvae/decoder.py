@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from miselbo.data.spec import ImageSpec
 from miselbo.models.hierarchical import Choose, HierarchicalDecoder, Trace, crop_image
 from miselbo.models.nvae.cells import UP, Cell, architecture
-from miselbo.models.nvae.convs import WeightNormConv2d, batch_norms, conv_kernels
+from miselbo.models.nvae.convs import WeightNormConv2d, conv_kernels
 from miselbo.models.nvae.distributions import (
     at_least_single,
     check_image,
@@ -215,10 +215,6 @@ class Decoder(HierarchicalDecoder):
     def conv_kernels(self) -> list[Tensor]:
         """Effective kernels, for the spectral regulariser."""
         return conv_kernels(self)
-
-    def batch_norms(self) -> list[nn.Module]:
-        """Batch normalisations, for the regulariser of their scales."""
-        return batch_norms(self)
 
     def _deepest_prior(self, batch: int) -> Normal:
         weight = self.image_head.weight

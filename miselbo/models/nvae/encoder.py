@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import HierarchicalEncoder, Posterior
 from miselbo.models.nvae.cells import Cell, architecture
-from miselbo.models.nvae.convs import WeightNormConv2d, batch_norms, conv_kernels
+from miselbo.models.nvae.convs import WeightNormConv2d, conv_kernels
 from miselbo.models.nvae.decoder import Decoder
 from miselbo.models.nvae.distributions import clamped_normal
 from miselbo.models.nvae.flow import Chain, FlowPair
@@ -152,7 +152,3 @@ class Encoder(HierarchicalEncoder):
     def conv_kernels(self) -> list[Tensor]:
         """Effective kernels, for the spectral regulariser."""
         return conv_kernels(self)
-
-    def batch_norms(self) -> list[nn.Module]:
-        """Batch normalisations, for the regulariser of their scales."""
-        return batch_norms(self)
