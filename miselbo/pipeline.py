@@ -24,7 +24,6 @@ from miselbo.runs import checkpoints, checks, curves
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path
-from miselbo.runs.loggers import Loggers, logger_nodes
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runs.reuse import copy, reusable
 from miselbo.runtime import machine, stopping
@@ -92,6 +91,8 @@ def run_all(
     if elsewhere is not None:
         copy(*elsewhere, folder)
         done = len(checkpoints.load_finished(folder, target, members)) == len(members)
+    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
+
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
@@ -240,6 +241,8 @@ def evaluate_members(
     size = cfg.ensemble.size
     if not curves.waiting(folder, size):
         return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder), folder)
+    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
+
     with Loggers(cfg, folder) as loggers:
         curves.collect(folder, size, loggers.of_member)
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
@@ -349,6 +352,8 @@ def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no dashboard is named, or the run has no result.
     """
+    from miselbo.runs.loggers import Loggers, logger_nodes
+
     if not logger_nodes(OmegaConf.to_container(cfg.logger, resolve=True)):  # type: ignore[arg-type]
         raise InputError("task=log sends a finished run to dashboards: name some, as in logger=wandb")
     path = folder / "results" / "summary.json"

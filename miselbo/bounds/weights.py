@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from miselbo import bounds
@@ -113,6 +112,8 @@ def fit_weights(log_p: Tensor, log_q: Tensor) -> Tensor:
         value = linear - np.log(mixture).mean(1)
         pull = np.einsum("sdj,sd,s->j", density, 1 / mixture, w, optimize=True) / mixture.shape[1]
         return -float(w @ value), pull - value
+
+    from scipy.optimize import minimize  # half a second to import
 
     found = minimize(
         loss,

@@ -16,7 +16,6 @@ from miselbo.commands import arguments, new, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
-from miselbo.runs.plan import trainer_arguments
 from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
@@ -147,6 +146,8 @@ def job(cfg: DictConfig) -> float | None:
 
 def follow(cfg: DictConfig, sweep: bool) -> None:
     """A job of a process that srun has started beside rank 0, which tells what becomes of the job."""
+    from miselbo.runs.plan import trainer_arguments  # imports torch
+
     try:
         if cfg.task == "run":
             ranks.follow(trainer_arguments(cfg))

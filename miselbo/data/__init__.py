@@ -1,4 +1,4 @@
-"""Lightning data modules; the names are loaded when they are asked for."""
+"""Data modules, which need no Lightning; the names are loaded when they are asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

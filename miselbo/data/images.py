@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypedDict
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -59,7 +58,7 @@ class ImageOptions(TypedDict, total=False):
     num_workers: int
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData:
     """Images in memory, split in three; models learn all they need from :attr:`image`.
 
     A batch is ``{"index": int64 [B], "image": float32 [B, C, H, W] in [0, 1]}``; ``index`` is the position
@@ -123,7 +122,6 @@ class ImageData(pl.LightningDataModule):
         flip: bool = False,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
         if likelihood not in LIKELIHOODS:
             raise InputError(f"dataset.likelihood={likelihood!r}: expected one of {', '.join(LIKELIHOODS)}.")
         self.source = source
@@ -139,9 +137,10 @@ class ImageData(pl.LightningDataModule):
         self.stream_seed = _whole("stream_seed", stream_seed, 0)
         self.num_workers = _whole("num_workers", num_workers, 0)
         self.flip = flip
+        self.trainer: Any = None  # Lightning's, while a loader is made
 
     def prepare_data(self) -> None:
-        """Loads the images (Lightning calls it in one process before the others, so only one downloads)."""
+        """Loads the images (called in one process before the others, so only one downloads)."""
         _ = self._splits
 
     def setup(self, stage: str | None = None) -> None:
@@ -292,7 +291,7 @@ class ImageData(pl.LightningDataModule):
         split = ImageSplit(self._splits["train"], self._images.white, transform)
         sampler = BatchSampler(split, self.batch_size, shuffle=True, seed=self.stream_seed, **_process())
         if self.trainer is not None:  # worker processes fetch before Lightning's first set_epoch
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return batch_loader(sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -1,9 +1,11 @@
 """The datasets in the box, one function each; ``conf/dataset/<name>.yaml`` names it and its arguments."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 import torch
 
 from miselbo.data.draws import permutation
@@ -55,9 +57,7 @@ def load_digits() -> Images:
         >>> tuple(images.train.shape), tuple(images.test.shape), images.white
         ((1497, 1, 8, 8), (300, 1, 8, 8), 16)
     """
-    from sklearn.datasets import load_digits as embedded  # slow to import: only where used
-
-    grey = torch.as_tensor(embedded().images, dtype=torch.uint8)[:, None]
+    grey = torch.as_tensor(_embedded_digits(), dtype=torch.uint8)[:, None]
     grey = grey[permutation(len(grey), DIGITS_SEED)]
     return Images(
         train=grey[:-DIGITS_TEST],
@@ -67,6 +67,19 @@ def load_digits() -> Images:
         rule=f"fixed permutation (Philox4x32-10, seed {DIGITS_SEED}) of the {len(grey):,} images, the last "
         f"{DIGITS_TEST} are the test split",
     )
+
+
+def _embedded_digits() -> np.ndarray:
+    """[1797, 8, 8] from the file that scikit-learn ships; importing the package takes a second, so only if it moved."""
+    package = find_spec("sklearn")
+    path = (
+        Path(package.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if package else Path("none")
+    )
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",", dtype=np.uint8)[:, :64].reshape(-1, 8, 8)
+    from sklearn.datasets import load_digits as embedded
+
+    return embedded().images
 
 
 def load_idx(files: IdxCollection, root: str | Path | None = None, download: bool | None = None) -> Images:

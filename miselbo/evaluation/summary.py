@@ -3,12 +3,12 @@
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytorch_lightning as pl
 import torch
 
 import miselbo
@@ -159,7 +159,7 @@ def versions() -> dict[str, str]:
         "miselbo": miselbo.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "pytorch-lightning": pl.__version__,
+        "pytorch-lightning": metadata.version("pytorch-lightning"),
         "numpy": np.__version__,
         "pandas": pd.__version__,
     }

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo.errors import InputError
-from miselbo.runs.curves import TidyMetrics
+from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import tidy_rows
 
 # MLflow 3 refuses its own file store otherwise, and reports its use to its makers

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own, which sets its rank
 
 from miselbo.errors import InputError
 from miselbo.runtime.files import write_json

@@ -3,9 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -119,37 +117,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class EpochMeter(pl.Callback):
-    """A :class:`Meter` over a member's epochs, with its training ELBO."""
-
-    def __init__(self, label: str, enabled: bool = True):
-        self.label = label
-        self.enabled = enabled
-        self._meter: Meter | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start at rank 0."""
-        shown = self.enabled and trainer.is_global_zero
-        self._meter = Meter(f"train {self.label} epoch", trainer.max_epochs or 0, enabled=shown)
-        self._meter.skip(trainer.current_epoch)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One epoch more."""
-        value: Any = trainer.callback_metrics.get("train/elbo")
-        note = "" if value is None else f"ELBO {float(value):.2f} nats"
-        if self._meter is not None:
-            self._meter.update(trainer.current_epoch + 1, note)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
-        if self._meter is not None:
-            self._meter.close()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Close the bar."""
-        if self._meter is not None:
-            self._meter.close()

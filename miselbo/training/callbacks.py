@@ -10,6 +10,7 @@ import torch
 
 from miselbo.bounds.running import RunningBounds
 from miselbo.runtime import stopping
+from miselbo.runtime.progress import Meter
 from miselbo.training.parallel import collectives
 
 
@@ -148,3 +149,37 @@ class EnsembleMonitor(pl.Callback):
         means = (sums[:-1] / sums[-1]).tolist()
         names = [f"val/{name}" for name in (*self.NAMES, "elbo")]
         pl_module.log_dict(dict(zip(names, means, strict=True)), rank_zero_only=True, batch_size=1)
+
+
+class EpochMeter(pl.Callback):
+    """A :class:`Meter` over a member's epochs, with its training ELBO."""
+
+    def __init__(self, label: str, enabled: bool = True):
+        self.label = label
+        self.enabled = enabled
+        self._meter: Meter | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start at rank 0."""
+        shown = self.enabled and trainer.is_global_zero
+        self._meter = Meter(f"train {self.label} epoch", trainer.max_epochs or 0, enabled=shown)
+        self._meter.skip(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One epoch more."""
+        value: Any = trainer.callback_metrics.get("train/elbo")
+        note = "" if value is None else f"ELBO {float(value):.2f} nats"
+        if self._meter is not None:
+            self._meter.update(trainer.current_epoch + 1, note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self._meter is not None:
+            self._meter.close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar."""
+        if self._meter is not None:
+            self._meter.close()

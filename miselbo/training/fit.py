@@ -13,8 +13,7 @@ from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks
-from miselbo.runtime.progress import EpochMeter
-from miselbo.training.callbacks import EnsembleMonitor, ResumePoint
+from miselbo.training.callbacks import EnsembleMonitor, EpochMeter, ResumePoint
 from miselbo.training.joint import fine_tune
 from miselbo.training.member import MemberTraining, Objective
 from miselbo.training.parallel import collectives

@@ -18,8 +18,7 @@ from miselbo.noise import derive
 from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan
-from miselbo.runtime.progress import EpochMeter
-from miselbo.training.callbacks import ResumePoint
+from miselbo.training.callbacks import EpochMeter, ResumePoint
 from miselbo.training.parallel import collectives
 from miselbo.training.trainer import run_trainer
 

@@ -19,6 +19,39 @@ from miselbo.training.parallel import collectives, ranks
 from miselbo.training.parallel.norms import synchronised
 
 
+class Loaders(pl.LightningDataModule):
+    """A data module of ours as Lightning wants one.
+
+    Args:
+        data: with ``prepare_data``, ``setup``, ``train_dataloader`` and ``val_dataloader``; its ``trainer`` is
+            Lightning's while a loader is made.
+    """
+
+    def __init__(self, data: Any):
+        super().__init__()
+        self.data = data
+
+    def prepare_data(self) -> None:
+        """In one process before the others."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """In every process."""
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        """The batches of an epoch."""
+        self.data.trainer = self.trainer
+        try:
+            return self.data.train_dataloader()
+        finally:
+            self.data.trainer = None
+
+    def val_dataloader(self) -> Any:
+        """The validation split."""
+        return self.data.val_dataloader()
+
+
 def run_trainer(
     plan: TrainingPlan,
     data: Any,
@@ -72,7 +105,10 @@ def run_trainer(
         try:
             with stopping.holding():
                 trainer.fit(
-                    module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True
+                    module,
+                    datamodule=Loaders(data),
+                    ckpt_path=resume if resume.exists() else None,
+                    weights_only=True,
                 )
         except SIGTERMException:
             stopping.check()

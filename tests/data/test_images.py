@@ -16,6 +16,7 @@ from miselbo.data import ImageData, Images, digits, fashion_mnist, mnist
 from miselbo.data.loading import BatchSampler, ImageSplit
 from miselbo.data.sources import FASHION_MNIST, load_digits
 from miselbo.errors import InputError
+from miselbo.training.trainer import Loaders
 
 PROJECT = Path(__file__).resolve().parents[2]
 MNIST_FOLDER = PROJECT / "../shared/data/mnist"
@@ -307,7 +308,7 @@ def fit(folder, epochs, workers=0, **options) -> Recorder:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=data, **options)
+    trainer.fit(module, datamodule=Loaders(data), **options)
     return module
 
 

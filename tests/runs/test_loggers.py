@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from miselbo import pipeline
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import wandb_run
-from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.loggers import Loggers
+from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import keys, tidy_rows
 from miselbo.runs.wandb_file import finished
 

@@ -7,7 +7,7 @@ import pytest
 import runs
 
 from miselbo import pipeline
-from miselbo.runs.curves import TidyMetrics
+from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import WandbCurves, catch_up, keys, on_dashboard, tidy_rows
 from miselbo.runs.wandb_file import finished
 

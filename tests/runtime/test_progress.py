@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from miselbo.runtime import progress
-from miselbo.runtime.progress import EpochMeter, Meter
+from miselbo.runtime.progress import Meter
+from miselbo.training.callbacks import EpochMeter
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 from miselbo.data import ImageData, Images
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.member import MemberTraining
+from miselbo.training.trainer import Loaders
 
 
 def data(batch_size: int = 10) -> ImageData:
@@ -33,5 +34,5 @@ def fit(
         callbacks=list(callbacks),
         **arguments,
     )
-    trainer.fit(module, datamodule=data(batch_size), ckpt_path=resume, weights_only=True)
+    trainer.fit(module, datamodule=Loaders(data(batch_size)), ckpt_path=resume, weights_only=True)
     return trainer

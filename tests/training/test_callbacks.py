@@ -11,7 +11,7 @@ import torch
 from miselbo import bounds, pipeline
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.checkpoints import load_ensemble
-from miselbo.runs.curves import TidyMetrics
+from miselbo.runs.tidy import TidyMetrics
 from miselbo.training.callbacks import ResumePoint
 
 

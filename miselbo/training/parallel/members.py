@@ -13,7 +13,6 @@ from miselbo.errors import InputError
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints, curves
 from miselbo.runs.plan import TrainingPlan, is_able
-from miselbo.training.parallel.side_by_side import number_of_workers
 
 
 def check_apart(plan: TrainingPlan, fit: Callable[..., Any], alone: bool) -> None:
@@ -35,6 +34,8 @@ def check_apart(plan: TrainingPlan, fit: Callable[..., Any], alone: bool) -> Non
         raise InputError(
             f"ensemble.objective=mixture: model={plan.name} has no joint training; use independent"
         )
+    from miselbo.training.parallel.side_by_side import number_of_workers  # imports Lightning
+
     number_of_workers(plan, 2)
 
 

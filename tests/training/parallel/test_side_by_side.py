@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from miselbo.errors import InputError, MembersFailedError
 from miselbo.runs import checkpoints
-from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.plan import rebuild, training_plan
+from miselbo.runs.tidy import TidyMetrics
 from miselbo.runtime import locks
 from miselbo.training.parallel import side_by_side
 
