@@ -5,7 +5,8 @@ r"""The bounds: pure functions of two arrays, any leading axes (data points firs
 
 Member s of S, importance sample l of L; q_mix = sum_j w_j q_j with weights w_j (default 1/S). Source of the
 bound and of delta = jsd at L = 1: Kviman et al., "Multiple importance sampling ELBO and deep ensembles of
-variational approximations", AISTATS 2022, arXiv 2202.10951. With one member miselbo, joint_bound and
+variational approximations", AISTATS 2022, arXiv 2202.10951; numbers as (4.2.8) are those of Kviman's thesis (KTH,
+2026), which restates it (docs/equations.md has all of them). With one member miselbo, joint_bound and
 average_iwelbo are the IWELBO; at L = 1 that is the ELBO.
 
 Every function computes and returns float64 whatever the floating dtype of its input, works through
@@ -118,7 +119,7 @@ def average_elbo(log_p: Tensor, log_q: Tensor, weights: Weights = None) -> Tenso
 
 
 def miselbo(log_p: Tensor, log_q: Tensor, weights: Weights = None) -> Tensor:
-    r"""The paper's bound: sum_s w_s log 1/L sum_l p / q_mix at the samples of each member s.
+    r"""The paper's bound (4.2.8): sum_s w_s log 1/L sum_l p / q_mix at the samples of each member s; L = 1 is (4.2.7).
 
     q_mix = sum_j w_j q_j. The log stands inside the average over members. As L grows the bound tends to
     log p(x) - :func:`slack`.
@@ -173,6 +174,8 @@ def joint_bound(log_p: Tensor, log_q: Tensor, weights: Weights = None) -> Tensor
 def jsd(log_q: Tensor, weights: Weights = None) -> Tensor:
     r"""Jensen-Shannon divergence of the members: sum_s w_s 1/L sum_l (log q_s - log q_mix).
 
+    H[q_mix] - sum_s w_s H[q_s] (Theorem 1), the mutual information of member and sample (4.2.15); log S for disjoint
+    supports (Theorem 2).
     In [0, H(w)] in expectation, so at most log S; an estimate from finite samples may leave the range and is
     not clipped.
 
@@ -198,7 +201,7 @@ def jsd(log_q: Tensor, weights: Weights = None) -> Tensor:
 def delta(log_p: Tensor, log_q: Tensor, weights: Weights = None) -> Tensor:
     r"""What scoring as one mixture adds: miselbo - average_iwelbo.
 
-    At L = 1 it equals :func:`jsd` sample by sample. For L > 1 it may be negative, and its limit is -slack.
+    At L = 1 it equals :func:`jsd` sample by sample (Theorem 1). For L > 1 it may be negative, and its limit is -slack.
     Where all L draws of a member have p = 0 both bounds are -inf and their difference is NaN.
 
     Args:

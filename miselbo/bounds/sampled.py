@@ -44,7 +44,7 @@ def all_to_all(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def some_to_all(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Samples of S components, all A in the denominator: unbiased for :func:`all_to_all`.
+    """Samples of S components, all A in the denominator (4.4.28): unbiased for :func:`all_to_all`.
 
     Args:
         log_p: [..., S].
@@ -58,7 +58,7 @@ def some_to_all(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def some_to_some(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Samples of S components, the same S in the denominator: a lower bound in expectation.
+    """Samples of S components, the same S in the denominator (4.4.29): a lower bound in expectation.
 
     Args:
         log_p: [..., S].
