@@ -1,23 +1,26 @@
-"""Ten lines with types: ``mypy --strict`` accepts them against the installed package and an editable one."""
+"""A short script with types: ``mypy --strict`` accepts it against the installed package and an editable one."""
+
+import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from miselbo import Ensemble, Result, bounds, evaluate
 
 
 def log_joint(x: Tensor, z: Tensor) -> Tensor:
     """z ~ N(0, 1), x given z ~ N(z, 1): x [B], z [L, B, 1] give [L, B], nats."""
-    return Normal(0.0, 1.0).log_prob(z[..., 0]) + Normal(z[..., 0], 1.0).log_prob(x)
+    first = z[..., 0]
+    return -0.5 * (first.square() + (x - first).square()) - math.log(2 * math.pi)
 
 
-def encoder(x: Tensor) -> Independent:
+def encoder(x: Tensor) -> Distribution:
     """The exact posterior."""
     return Independent(Normal(x[:, None] / 2, 0.5**0.5), 1)
 
 
-def shifted(x: Tensor) -> Independent:
+def shifted(x: Tensor) -> Distribution:
     """One that is not."""
     return Independent(Normal(x[:, None] / 2 + 0.2, 1.0), 1)
 
