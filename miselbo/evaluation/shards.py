@@ -53,7 +53,7 @@ def write_shards(
             continue
         values = fitting.score(index, batch, rows)
         with atomic(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, key=np.array(folder.name), **values)
+            np.savez(file, key=np.array(folder.name), **values)  # type: ignore[arg-type]
         meter.update(done)
 
 

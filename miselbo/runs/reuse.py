@@ -10,9 +10,7 @@ from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 from miselbo.runs import checkpoints
-from miselbo.runs.curves import TidyMetrics
 from miselbo.runs.folder import ADDED, config_path, identity, stored
-from miselbo.runs.wandb import tidy_rows
 from miselbo.runtime.files import atomic
 
 
@@ -111,6 +109,9 @@ def copy(source: Path, members: list[int], folder: Path) -> None:
         if not here.exists():
             with atomic(here) as temporary:
                 temporary.write_bytes(there.read_bytes())
+    from miselbo.runs.tidy import TidyMetrics  # these import Lightning
+    from miselbo.runs.wandb import tidy_rows
+
     rows = tidy_rows(source / "metrics.csv")
     for s in members:
         logger, steps = TidyMetrics(folder / "metrics.csv", s), dict[int, dict[str, float]]()
