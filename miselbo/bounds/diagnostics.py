@@ -74,7 +74,7 @@ def standard_error(values: Tensor) -> Tensor:
         >>> standard_error(torch.tensor([1.0, 3.0]))
         tensor(1., dtype=torch.float64)
     """
-    values = _per_example(values, "values")
+    values = per_example(values, "values")
     if len(values) == 1:
         return torch.full_like(values[0], math.nan)
     return values.std(0) / math.sqrt(len(values))
@@ -96,7 +96,7 @@ def monte_carlo_error(variances: Tensor) -> Tensor:
         >>> monte_carlo_error(torch.tensor([9.0, 16.0]))
         tensor(2.5000, dtype=torch.float64)
     """
-    variances = _per_example(variances, "variances")
+    variances = per_example(variances, "variances")
     return variances.sum(0).sqrt() / len(variances)
 
 
@@ -264,7 +264,12 @@ def _log_weights(log_w: Tensor) -> Tensor:
     return log_w.double()
 
 
-def _per_example(values: Tensor, name: str) -> Tensor:
+def per_example(values: Tensor, name: str) -> Tensor:
+    """Values [N, ...] in float64.
+
+    Raises:
+        InputError: not floating point, or N = 0.
+    """
     values = torch.as_tensor(values)
     if not values.is_floating_point():
         raise InputError(f"{name} must be floating point, got dtype {values.dtype}: use .double()")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from miselbo import bounds
+from miselbo.bounds.certificate import check_confidence
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.result import Result
@@ -68,6 +69,7 @@ def evaluate(
     folder: str | Path | None = None,
     progress: bool = False,
     exact_modules: bool = False,
+    confidence: float = 0.95,
 ) -> Result:
     """Every bound of an ensemble and of its nested parts, with errors and a verdict, from one pass over the samples.
 
@@ -85,6 +87,7 @@ def evaluate(
         folder: keep tables and finished batches here; the same call goes on from them. None keeps all in memory.
         progress: show it, with the time left.
         exact_modules: score with the modules as they are, not in the target's faster form.
+        confidence: of ``summary["certificate"]``, see :mod:`miselbo.bounds.certificate`.
 
     Raises:
         InputError: what is given does not fit together.
@@ -114,11 +117,13 @@ def evaluate(
         raise InputError(
             f"x must be a tensor [N, ...] of at least one example, or None for a density; got {got}"
         )
+    check_confidence(confidence)
     ensemble = Ensemble(*adopt(target, members, x is not None))
     per_example = 1 if x is None else max(1, x[0].numel())
     step = samples_per_pass or max(1, PIXELS_PER_PASS // (per_example * batch_size))
+    points = make_grid(grid, num_samples)
     settings = Settings(
-        "test", num_samples, make_grid(grid, num_samples), batch_size, min(step, num_samples), None, seed
+        "test", num_samples, points, batch_size, min(step, num_samples), None, seed, confidence=confidence
     )
     double = x is not None and x.dtype == torch.float64
     scorer = ensemble if exact_modules or double else inference_form(ensemble, "float32")
@@ -147,6 +152,7 @@ def evaluate_scores(
     batch_size: int = 100,
     folder: str | Path | None = None,
     progress: bool = False,
+    confidence: float = 0.95,
 ) -> Result:
     """The same from scores that were made elsewhere.
 
@@ -158,6 +164,7 @@ def evaluate_scores(
         batch_size: examples at once.
         folder: as in :func:`evaluate`.
         progress: as in :func:`evaluate`.
+        confidence: as in :func:`evaluate`.
 
     Raises:
         InputError: a dtype, a shape, or values that no scores can have.
@@ -172,13 +179,15 @@ def evaluate_scores(
     """
     from miselbo.importers.arrays import WORDS, ArraySource
 
+    check_confidence(confidence)
     with tempfile.TemporaryDirectory() as place:
         for name, values in (("log_p", log_p), ("log_q", log_q)):
             array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             np.save(Path(place, f"{name}.npy"), array)
         source = ArraySource(Path(place), batch_size=batch_size)
         samples = source.num_samples
-        settings = Settings("test", samples, make_grid(grid, samples), batch_size, samples, None, 0)
+        points = make_grid(grid, samples)
+        settings = Settings("test", samples, points, batch_size, samples, None, 0, confidence=confidence)
         protocol = {
             **source.protocol(),
             "seed": 0,

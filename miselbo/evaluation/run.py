@@ -105,6 +105,7 @@ def evaluate(
         return score_all(source, settings, shards, data_stamp, request.progress, share)
 
     goal = request.stop_at_se
+    looks = 1 if goal is None else len(list(doublings(settings)))
     settings, values, scored = until_precise(goal, settings, score)
     forget_other_shards(shards, keys)
     if goal is not None:
@@ -115,7 +116,16 @@ def evaluate(
         protocol["notes"] = [*protocol.get("notes", []), change_note(change)]
     stages = [] if about else training_stages(folder, request.size)
     summary = write_results(
-        values, settings, folder, protocol, stages, data.num_dims, data.words, data.sections, data.cautions
+        values,
+        settings,
+        folder,
+        protocol,
+        stages,
+        data.num_dims,
+        data.words,
+        data.sections,
+        data.cautions,
+        looks,
     )
     data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
     return sandwich.add(ensemble, settings, summary, folder, device) if request.sandwich else summary

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from miselbo.bounds.certificate import check_confidence
 from miselbo.errors import InputError
 
 PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
@@ -26,6 +27,7 @@ class Settings:
         dtype: of the decoder's features: "float32", "bfloat16" or "float64".
         save_scores: keep every log_p and log_q in ``results/scores``.
         compile: run the network through ``torch.compile``.
+        confidence: of the certificate, 1 - d.
     """
 
     split: str
@@ -38,6 +40,7 @@ class Settings:
     dtype: str = "float32"
     save_scores: bool = False
     compile: bool = False
+    confidence: float = 0.95
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -73,6 +76,7 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
     goal = cfg.stop_at_se
     if goal is not None and (isinstance(goal, bool) or not isinstance(goal, int | float) or not goal > 0):
         raise InputError(f"evaluation.stop_at_se must be a positive number of nats or null, got {goal!r}")
+    check_confidence(cfg.confidence, "evaluation.confidence")
     workers = cfg.workers
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise InputError(
@@ -96,6 +100,7 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
         dtype=cfg.dtype,
         save_scores=cfg.save_scores,
         compile=cfg.compile,
+        confidence=float(cfg.confidence),
     )
 
 

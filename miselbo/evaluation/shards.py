@@ -28,7 +28,9 @@ SHARD_FORMAT = 5  # goes up when the arrays of a shard change, so that older sha
 
 def shard_key(settings: Settings, stamp: str) -> str:
     """Name of the folder of shards: a hash of the settings and of the ensemble's and the data's fingerprint."""
-    content = json.dumps([asdict(settings), stamp, SHARD_FORMAT], sort_keys=True)
+    scoring = asdict(settings)
+    del scoring["confidence"]  # no score depends on it
+    content = json.dumps([scoring, stamp, SHARD_FORMAT], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 import miselbo
+from miselbo.bounds.certificate import lower_limit
 from miselbo.evaluation import subset_tables, tables, trust, worth
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import files
@@ -31,6 +32,7 @@ def write_results(
     words: Mapping[str, str] | None = None,
     sections: Sequence[str] | None = None,
     cautions: Sequence[str] = (),
+    looks: int = 1,
 ) -> dict[str, Any]:
     """Write ``results/`` of a run folder.
 
@@ -44,6 +46,7 @@ def write_results(
         words: what the texts shall call things, by the word of this project; see :func:`miselbo.runtime.words.reword`.
         sections: of the report, those that not every run has.
         cautions: sentences of the data to stand before the others on trust.
+        looks: how many values of L the shown one was chosen from, by what came out (``evaluation.stop_at_se``).
 
     Returns:
         The content of ``summary.json``.
@@ -60,6 +63,7 @@ def write_results(
     summary = {
         "headline": headline,
         "headline_finite": trust.finite_means(examples),
+        "certificate": certified(values, settings.confidence, looks),
         "members": [
             {key: number(row[key]) for key in MEMBER if key in row}
             for row in members[members["L"] == settings.num_samples].to_dict("records")
@@ -101,6 +105,35 @@ def write_results(
     return summary
 
 
+def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) -> dict[str, Any]:
+    """Lower limits of the mean of log p(x) over the examples, see :mod:`miselbo.bounds.certificate`.
+
+    Returns:
+        ``confidence``; ``joint_bound``: the limit by all members' draws; ``best_member``: the largest of the limits by
+        one member's draws alone, each made with its share of 1 - confidence, and ``member``, its number; ``num_data``;
+        ``sentence``. None where a limit is not finite.
+    """
+    joint = torch.from_numpy(values["joint_bound"][:, -1, -1])
+    alone = torch.from_numpy(values["member_iwelbo"][:, :, -1])
+    limit = float(lower_limit(joint, confidence, looks))
+    limits = lower_limit(alone, confidence, looks * alone.shape[1]).nan_to_num(nan=-math.inf)
+    best = float(limits.max())
+    probability = f"{100 * confidence:.10g}%"
+    sentence = f"No lower limit of the mean log p(x) can be given with probability {probability}: not finite."
+    if math.isfinite(limit):
+        sentence = (
+            f"Mean log p(x) >= {limit:.4f} with probability {probability}, whatever the tails of the weights."
+        )
+    return {
+        "confidence": confidence,
+        "joint_bound": limit if math.isfinite(limit) else None,
+        "best_member": best if math.isfinite(best) else None,
+        "member": int(limits.argmax()) + 1,
+        "num_data": len(joint),
+        "sentence": sentence,
+    }
+
+
 def headline_text(summary: dict[str, Any]) -> str:
     """The headline as lines of text, the protocol above the numbers."""
     row, protocol, dims = summary["headline"], summary["protocol"], summary.get("num_dims")
@@ -119,6 +152,8 @@ def headline_text(summary: dict[str, Any]) -> str:
         lines.append(headline_row(name, row, name, dims))
         if name == "average_iwelbo":
             lines += [headline_row(f"  iwelbo q{each['member']}", each, "iwelbo", dims) for each in members]
+    if "certificate" in summary:
+        lines += ["", summary["certificate"]["sentence"]]
     above = [summary["sandwich"]["sentence"]] if summary.get("sandwich") else []
     lines += ["", *summary["trust"]["sentences"], *above, *protocol.get("notes", [])]
     return reword("\n".join(lines), summary.get("words", {}))

@@ -42,11 +42,13 @@ def protocol_line(run: RunFolder) -> str:
 
 
 def glance(run: RunFolder) -> str:
-    """The result in a few sentences: is the ensemble worth it, its bounds; says *below* when Delta is negative."""
-    return " ".join(filter(None, [(run.summary.get("worth") or {}).get("sentence"), _bounds(run)]))
+    """The result in a few sentences: is the ensemble worth it, its bounds, what is certified."""
+    first, last = ((run.summary.get(key) or {}).get("sentence") for key in ("worth", "certificate"))
+    return " ".join(filter(None, [first, _bounds(run), last]))
 
 
 def _bounds(run: RunFolder) -> str:
+    """The bounds in one or two sentences; says *below* when Delta is negative."""
     row, size = run.headline, run.size
     value = plus_minus(row["miselbo"], row.get("miselbo_se"))
     if size == 1:

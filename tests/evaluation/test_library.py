@@ -165,3 +165,23 @@ def test_the_face_is_light_and_names_everything():
         "assert not slow, slow; assert all(hasattr(miselbo, name) for name in dir(miselbo))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_certificate_is_that_of_the_joint_bound_and_of_the_best_member():
+    generator = np.random.default_rng(0)
+    log_p, log_q = generator.normal(size=(5, 2, 10)), np.zeros((5, 2, 10, 2))
+    log_p[:, 0] += 1
+    result = evaluate_scores(log_p, log_q, confidence=0.8)
+    found, head = result.summary["certificate"], result.summary["headline"]
+    assert (found["confidence"], found["num_data"], found["member"]) == (0.8, 5, 1)
+    assert found["joint_bound"] == pytest.approx(head["joint_bound"] - math.log(5) / 5)
+    best = result.members[result.members["L"] == 10]["iwelbo"].max()
+    assert found["best_member"] == pytest.approx(best - math.log(2 * 5) / 5)
+    assert f">= {found['joint_bound']:.4f} with probability 80%" in found["sentence"]
+    log_p[0] = -np.inf
+    broken = evaluate_scores(log_p, log_q).summary["certificate"]
+    assert (
+        broken["joint_bound"] is None and broken["best_member"] is None and "not finite" in broken["sentence"]
+    )
+    with pytest.raises(InputError, match="confidence"):
+        evaluate_scores(log_p, log_q, confidence=95)
