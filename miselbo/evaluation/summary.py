@@ -116,7 +116,8 @@ def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) 
     joint = torch.from_numpy(values["joint_bound"][:, -1, -1])
     alone = torch.from_numpy(values["member_iwelbo"][:, :, -1])
     limit = float(lower_limit(joint, confidence, looks))
-    limits = lower_limit(alone, confidence, looks * alone.shape[1]).nan_to_num(nan=-math.inf)
+    limits = lower_limit(alone, confidence, looks * alone.shape[1])
+    limits = limits.masked_fill(limits.isnan(), -math.inf)
     best = float(limits.max())
     probability = f"{100 * confidence:.10g}%"
     sentence = f"No lower limit of the mean log p(x) can be given with probability {probability}: not finite."
