@@ -61,5 +61,5 @@ def told(files: list[Path], folder: Path) -> str:
         f"written:\n{listed}\nthen, in this folder:\n"
         f"  miselbo model={name} dataset={name}_data ensemble.size=2   (train and evaluate)\n"
         f"  miselbo model={name} dataset={name}_data task=cost         (what that costs, beforehand)\n"
-        f"  python -m pytest test_{name}.py"
+        f"  python -m pytest test_{name}.py   (where pytest is installed)"
     )
