@@ -20,7 +20,7 @@ import numpy as np
 import pooch
 
 from miselbo.errors import InputError
-from miselbo.phylo.alignment import MISSING, Alignment
+from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.support import Support
 from miselbo.phylo.text.newick import Topology, inner_splits, parse_newick
 from miselbo.phylo.text.tree_files import UNRESOLVED, read_tree_files
@@ -268,18 +268,17 @@ def nj_bootstrap(alignment: Alignment, trees: int, seed: int) -> list[Topology]:
 
     Ties, as between identical sequences, are broken at random.
     """
+    from miselbo.phylo.compiled.joining import shares
+
     generator = np.random.default_rng([seed, alignment.num_taxa])
     codes, counts = alignment.patterns.codes, alignment.patterns.counts
-    known = codes != MISSING
-    both = (known[:, None] & known[None]).astype(float)
-    differ = ((codes[:, None] & codes[None]) == 0).astype(float)
-    found = []
+    distance, found = np.empty((alignment.num_taxa, alignment.num_taxa)), []
     for _ in range(trees):
         weights = generator.multinomial(counts.sum(), counts / counts.sum())
-        share = (differ @ weights) / np.maximum(both @ weights, 1)
-        distance = -0.75 * np.log(np.maximum(1 - 4 / 3 * share, np.exp(-4 / 3 * SATURATED)))
-        distance += 1e-9 * generator.random(distance.shape)
-        below = np.tril(distance, -1)
+        drawn = weights > 0
+        shares(np.ascontiguousarray(codes[:, drawn]), weights[drawn].astype(float), distance)
+        jukes_cantor = -0.75 * np.log(np.maximum(1 - 4 / 3 * distance, np.exp(-4 / 3 * SATURATED)))
+        below = np.tril(jukes_cantor + 1e-9 * generator.random(distance.shape), -1)
         found.append(neighbour_joining(below + below.T))
     return found
 
@@ -295,18 +294,13 @@ def neighbour_joining(distance: np.ndarray) -> Topology:
         >>> [f"{split:04b}" for split in neighbour_joining(pairs)]
         ['1100']
     """
-    distance = distance.astype(float)
-    masks = [1 << taxon for taxon in range(len(distance))]
-    full, splits = sum(masks), []
-    while len(masks) > 3:
-        total = distance.sum(0)
-        criterion = (len(masks) - 2) * distance - total - total[:, None]
-        np.fill_diagonal(criterion, np.inf)
-        i, j = sorted(divmod(int(criterion.argmin()), len(masks)))
-        row = (distance[i] + distance[j] - distance[i, j]) / 2
-        row[i] = 0.0
-        distance[i], distance[:, i] = row, row
-        distance = np.delete(np.delete(distance, j, 0), j, 1)
-        masks[i] |= masks.pop(j)
+    from miselbo.phylo.compiled.joining import joins
+
+    num_taxa = len(distance)
+    pairs = np.empty((max(num_taxa - 3, 0), 2), dtype=np.int64)
+    joins(distance.astype(float), pairs)
+    masks, full, splits = [1 << taxon for taxon in range(num_taxa)], (1 << num_taxa) - 1, []
+    for i, j in pairs.tolist():
+        masks[i] |= masks[j]
         splits.append(full ^ masks[i] if masks[i] & 1 else masks[i])
     return tuple(sorted(splits))

@@ -6,7 +6,7 @@ from Bio import SeqIO
 from Bio.Align import MultipleSeqAlignment
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miselbo.errors import InputError
@@ -72,6 +72,7 @@ def test_columns_equal_up_to_relabelling_are_merged_with_ambiguity_codes():
     assert len(different.merged_patterns.counts) == 2
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 15), min_size=4, max_size=4), min_size=1, max_size=8),
     st.permutations(range(4)),

@@ -9,6 +9,7 @@ from small_phylo import data
 
 from miselbo.errors import InputError
 from miselbo.phylo import Alignment, topologies
+from miselbo.phylo.compiled.joining import shares
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
 from miselbo.phylo.text.newick import parse_newick, taxon_numbers
 from miselbo.phylo.topologies import (
@@ -88,6 +89,21 @@ def test_neighbour_joining_finds_the_tree_of_long_sequences():
     alignment = simulate(newick(topology, names, [0.1] * 15), names, 4000, 0)
     assert set(nj_bootstrap(alignment, 5, 1)) == {topology}
     assert nj_bootstrap(alignment, 5, 1) == nj_bootstrap(alignment, 5, 1)
+
+
+def test_shares_of_differing_sites():
+    generator = np.random.default_rng(0)
+    codes = generator.integers(1, 16, size=(9, 130)).astype(np.uint8)
+    codes[3] = 15  # no site known
+    weights = generator.integers(0, 4, 130).astype(float)
+    found = np.empty((9, 9))
+    shares(codes, weights, found)
+    known = (codes != 15).astype(float)
+    differ = (codes[:, None] & codes[None] == 0) @ weights
+    both = (known * weights) @ known.T
+    np.testing.assert_allclose(
+        found, np.where(both > 0, differ / np.maximum(both, 1), 0) * (1 - np.eye(9)), atol=1e-12
+    )
 
 
 def test_neighbour_joining_is_that_of_biopython():
