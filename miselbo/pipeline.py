@@ -341,8 +341,13 @@ def optimized(cfg: DictConfig) -> float:
 def sample(
     cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
 ) -> dict[str, Any]:
-    """Draw examples from the target of a run folder."""
+    """Draw examples from the target of a run folder, or what the data module draws from its members."""
     options = sampling.Sampling(**OmegaConf.to_container(cfg.sampling, resolve=True))  # type: ignore[arg-type]
+    if hasattr(data, "draw_samples"):
+        sampling.check(options)
+        ensemble = checkpoints.load_ensemble(folder, target, members)
+        seed = cfg.seed if options.seed is None else options.seed
+        return data.draw_samples(ensemble, options.num, options.weighted, seed, folder / "samples")
     return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
 
 

@@ -26,7 +26,8 @@ class Sampling:
     """How samples are drawn: the ``sampling`` group of the configuration.
 
     Args:
-        num: images.
+        num: images or trees.
+        weighted: of trees: draws with their importance weights; False: resampled to equal weights.
         temperature: multiplies the prior's scales.
         readjust_batches: batches for batch-norm statistics at that temperature; 0: those of training.
         batch_size: images that run at once.
@@ -35,6 +36,7 @@ class Sampling:
     """
 
     num: int = 64
+    weighted: bool = False
     temperature: float = 1.0
     readjust_batches: int = 500
     batch_size: int = 16
@@ -56,6 +58,8 @@ def check(options: Sampling) -> None:
             raise InputError(f"sampling.{name} must be a whole number of at least {least}, got {value!r}")
     if options.seed is not None and (type(options.seed) is not int or options.seed < 0):
         raise InputError(f"sampling.seed must be a whole number of at least 0 or null, got {options.seed!r}")
+    if not isinstance(options.weighted, bool):
+        raise InputError(f"sampling.weighted must be true or false, got {options.weighted!r}")
     temperature = options.temperature
     if (
         isinstance(temperature, bool)

@@ -1,6 +1,6 @@
 """Phylogenetics: the posterior over unrooted trees and branch lengths, and its approximations (VBPI).
 
-numba and Biopython are imported where they are used, so that the other families do not pay for them.
+numba is imported where it is used, so that the other families do not pay for it.
 """
 
 from miselbo.phylo.alignment import Alignment

@@ -18,7 +18,7 @@ from miselbo.noise import derive
 from miselbo.phylo.comparison import DRAWS
 from miselbo.phylo.member import MONITOR, Training
 from miselbo.phylo.objective import Objective
-from miselbo.phylo.summaries import SAMPLES
+from miselbo.phylo.output.draws import SAMPLES
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime.counters import parameter_bytes, size_text
 

@@ -1,12 +1,13 @@
 """Data modules of alignments: the benchmark sets DS1..DS8, any file, and a small simulated one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from miselbo.data.replicates import Replicates
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
+from miselbo.phylo.output.newick import outgroup_mask
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
 from miselbo.phylo.topologies import SupportOptions, find_support
 from miselbo.phylo.vbpi import PhyloSpec
@@ -24,6 +25,7 @@ class AlignmentData(Replicates):
         support: options of :class:`miselbo.phylo.topologies.SupportOptions`.
         replicates: how often the evaluation is repeated.
         posterior: a tree file with the posterior's topologies (MrBayes ``.trprobs``) to compare with; None without.
+        outgroup: a taxon or several, at which written trees are rooted; None for unrooted ones.
 
     Example:
         >>> data = simulated()
@@ -41,9 +43,10 @@ class AlignmentData(Replicates):
         support: Mapping[str, Any],
         replicates: int,
         posterior: str | None = None,
+        outgroup: str | Sequence[str] | None = None,
     ):
         super().__init__(name, replicates)
-        self.read, self.options = read, options_of(support)
+        self.read, self.options, self.outgroup = read, options_of(support), outgroup
         if posterior is not None and not Path(posterior).is_file():
             raise InputError(
                 f"dataset.posterior={posterior} does not exist: give a tree file with weights, or null"
@@ -58,6 +61,7 @@ class AlignmentData(Replicates):
             alignment = self.read()
             if alignment.num_missing == alignment.num_sites:
                 raise InputError(f"{alignment.source} holds no base at all: every character is missing")
+            self.root = outgroup_mask(alignment.names, self.outgroup)
             support, self.about = find_support(alignment, self.options)
             self._spec = PhyloSpec(alignment, support)
             self.pass_dims = 8 * (2 * alignment.num_taxa - 3)  # embedding rows are what a pass holds
@@ -71,12 +75,35 @@ class AlignmentData(Replicates):
         return self._spec
 
     def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
-        """Split probabilities, consensus and log marginal likelihood for the report, and distances between trees."""
+        """Posterior trees as files, and split probabilities, log marginal likelihood and distances for the report."""
         from miselbo.phylo.comparison import save_comparison
+        from miselbo.phylo.output.draws import draw_trees
+        from miselbo.phylo.output.files import save_trees
         from miselbo.phylo.summaries import save
 
-        save(ensemble, settings.seed, self.posterior, results)
+        draws = draw_trees(ensemble, settings.seed)
+        save(ensemble, draws, self.posterior, results)
+        save_trees(ensemble, draws, self.root, settings.seed, results)
         save_comparison(ensemble, settings.seed, self.posterior, results)
+
+    def draw_samples(
+        self, ensemble: Any, count: int, weighted: bool, seed: int, folder: Path
+    ) -> dict[str, Any]:
+        """``task=sample``: write a posterior sample of trees, and its parameters; see :mod:`~miselbo.phylo.output`.
+
+        Args:
+            ensemble: finished.
+            count: trees, resampled to equal weights; with ``weighted`` about so many draws with their weights.
+            weighted: write weights.
+            seed: of the draws.
+            folder: to write in.
+        """
+        from miselbo.phylo.output.draws import draw_trees
+        from miselbo.phylo.output.files import save_sample
+
+        size = len(ensemble.members)
+        draws = draw_trees(ensemble, seed, -(-count // size) if weighted else max(1000, -(-count // size)))
+        return save_sample(draws, count, weighted, self.root, seed, folder)
 
     def protocol(self, split: str = "test") -> dict[str, Any]:
         """Alignment and support beside what a replicate is."""
@@ -101,7 +128,12 @@ def options_of(support: Mapping[str, Any]) -> SupportOptions:
 
 
 def benchmark(
-    name: str, root: str | None, support: Mapping[str, Any], replicates: int, posterior: str | None = None
+    name: str,
+    root: str | None,
+    support: Mapping[str, Any],
+    replicates: int,
+    posterior: str | None = None,
+    outgroup: str | Sequence[str] | None = None,
 ) -> AlignmentData:
     """One of DS1..DS8, from ``root``; a tree file ``<name>_ufboot.tsv.gz`` or ``<name>.trprobs`` there is used.
 
@@ -126,7 +158,7 @@ def benchmark(
     found = next((file for file in trees if file.is_file()), None)
     if found is not None and options.get("file") is None and options.get("method", "auto") == "auto":
         options["file"] = str(found)
-    return AlignmentData(name, lambda: Alignment.from_file(path), options, replicates, posterior)
+    return AlignmentData(name, lambda: Alignment.from_file(path), options, replicates, posterior, outgroup)
 
 
 def from_file(
@@ -135,6 +167,7 @@ def from_file(
     replicates: int,
     name: str = "alignment",
     posterior: str | None = None,
+    outgroup: str | Sequence[str] | None = None,
 ) -> AlignmentData:
     """Any alignment in FASTA, PHYLIP, NEXUS or Clustal.
 
@@ -145,7 +178,9 @@ def from_file(
         raise InputError("dataset=alignment needs dataset.path=<a FASTA, PHYLIP, NEXUS or Clustal file>")
     if not Path(path).is_file():
         raise InputError(f"dataset.path={path} does not exist")
-    return AlignmentData(name, lambda: Alignment.from_file(str(path)), support, replicates, posterior)
+    return AlignmentData(
+        name, lambda: Alignment.from_file(str(path)), support, replicates, posterior, outgroup
+    )
 
 
 def simulated(
@@ -153,11 +188,17 @@ def simulated(
     replicates: int = 10,
     name: str = "simulated",
     max_epochs: int | None = None,
+    outgroup: str | Sequence[str] | None = None,
 ) -> AlignmentData:
     """The embedded alignment: 8 taxa, 400 sites, made by :mod:`miselbo.phylo.simulation` from its recipe.
 
     ``max_epochs`` is read by ``conf/model/vbpi.yaml``: how long a model trains on it by default.
     """
     return AlignmentData(
-        name, lambda: simulate(TREE, NAMES, SITES, SEED), dict(support or {"method": "nj"}), replicates
+        name,
+        lambda: simulate(TREE, NAMES, SITES, SEED),
+        dict(support or {"method": "nj"}),
+        replicates,
+        None,
+        outgroup,
     )

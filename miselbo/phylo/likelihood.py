@@ -1,5 +1,6 @@
 """Log-likelihood of trees with branch lengths, differentiable in the lengths."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from miselbo.errors import InputError
 from miselbo.phylo import tree as trees
 from miselbo.phylo.alignment import Alignment
+from miselbo.phylo.inferred import Values
 from miselbo.phylo.substitution import Substitution
 from miselbo.phylo.text.newick import parse_newick, taxon_numbers
+from miselbo.phylo.transitions import transitions
 
 
 class Likelihood:
@@ -45,14 +48,19 @@ class Likelihood:
             with np.errstate(all="ignore"):
                 self.kernel(nodes[rows], lengths[rows], gradient, values[rows], slopes[rows])
 
-        threads = min(torch.get_num_threads(), len(lengths))
-        if threads <= 1:
-            part(slice(None))
-        else:
-            cuts = np.linspace(0, len(lengths), threads + 1).astype(int)
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, (slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True))))
+        share_out(part, len(lengths))
         return values, slopes
+
+
+def share_out(part: Callable[[slice], None], count: int) -> None:
+    """Run a function of rows on all of them, shared out over torch's threads."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        part(slice(None))
+        return
+    cuts = np.linspace(0, count, threads + 1).astype(int)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, (slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True))))
 
 
 class JukesCantor(Likelihood):
@@ -119,6 +127,84 @@ class Reversible(Likelihood):
             nodes, lengths, self.tips, self.counts, self.pi, self.rate_matrix, *self.eigen, self.rates, gradient,
             values, slopes,
         )  # fmt: skip
+
+
+class Parametric(Likelihood):
+    """Any reversible model for each tree of its own, differentiable in the lengths and in the model.
+
+    Args:
+        alignment: identical columns are merged.
+
+    Example:
+        >>> from miselbo.phylo.inferred import Inferred
+        >>> alignment = Alignment.from_sequences({"a": "AC", "b": "AC", "c": "AT", "d": "AT"})
+        >>> nodes = torch.from_numpy(trees.nodes((0b1100,), 4))[None]
+        >>> jukes_cantor = Inferred("jc69").values(torch.zeros(1, 0, dtype=torch.float64))
+        >>> Parametric(alignment).of(nodes, torch.full((1, 5), 0.1, dtype=torch.float64), jukes_cantor)
+        tensor([-7.0530], dtype=torch.float64)
+    """
+
+    def __init__(self, alignment: Alignment):
+        from miselbo.phylo.compiled.jc import blocks
+
+        patterns = alignment.patterns
+        tips, self.counts = blocks(patterns.tips, patterns.counts)
+        self.tips = tips.reshape(*tips.shape[:2], 4, -1)
+
+    def of(self, nodes: Tensor, lengths: Tensor, values: Values) -> Tensor:
+        """Log-likelihood [K] of K trees.
+
+        Args:
+            nodes: [K, n - 2, 3] int32, see :mod:`miselbo.phylo.tree`.
+            lengths: [K, 2n - 3], expected substitutions per site, in edge order.
+            values: of K models.
+        """
+        times = lengths[:, :, None] * values.category_rates[:, None]
+        change = transitions(values.rate_matrix, values.frequencies, times)
+        roots = values.category_weights[:, :, None] * values.frequencies[:, None]
+        return MatrixPruning.apply(change, roots, nodes, self)
+
+
+class MatrixPruning(torch.autograd.Function):
+    """The compiled value of given transition matrices [K, 2n - 3, C, 4, 4] and vectors at the root [K, C, 4]."""
+
+    @staticmethod
+    def forward(ctx: Any, change: Tensor, roots: Tensor, nodes: Tensor, model: Parametric) -> Tensor:
+        """Values [K]; the gradients are made with them when they are needed."""
+        from miselbo.phylo.compiled.matrices import matrix_trees
+
+        wanted = any(ctx.needs_input_grad[:2])
+        matrices, vectors, shapes = (
+            change.detach().contiguous().numpy(),
+            roots.detach().contiguous().numpy(),
+            nodes.numpy(),
+        )
+        size = len(matrices) if wanted else 0
+        values = np.empty(len(matrices))
+        slopes, ends = np.empty((size, *matrices.shape[1:])), np.empty((size, *vectors.shape[1:]))
+
+        def part(rows: slice) -> None:
+            with np.errstate(all="ignore"):
+                matrix_trees(
+                    shapes[rows], matrices[rows], vectors[rows], model.tips, model.counts, wanted, values[rows],
+                    slopes[rows], ends[rows],
+                )  # fmt: skip
+
+        share_out(part, len(matrices))
+        if wanted:
+            ctx.save_for_backward(torch.from_numpy(slopes), torch.from_numpy(ends))
+        return torch.from_numpy(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients in the matrices and the vectors."""
+        slopes, ends = ctx.saved_tensors
+        dead = grad == 0  # of impossible data the slopes are no numbers
+        to_change = torch.where(
+            dead[:, None, None, None, None], 0.0, grad[:, None, None, None, None] * slopes
+        )
+        return to_change, torch.where(dead[:, None, None], 0.0, grad[:, None, None] * ends), None, None
 
 
 def make_likelihood(alignment: Alignment, model: Substitution | None = None) -> Likelihood:

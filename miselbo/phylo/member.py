@@ -78,9 +78,9 @@ class Training:
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
-        n = self.target.num_taxa
+        choices, others = self.target.num_taxa - 1, self.target.num_continuous
         options: Any = {"dtype": torch.float64, "generator": self.generator}
-        return torch.rand(count, n - 1, **options), torch.randn(count, 2 * n - 3, **options)
+        return torch.rand(count, choices, **options), torch.randn(count, others, **options)
 
     def iteration(self) -> float:
         """One step; returns the K-sample bound at beta = 1, nats (NaN for a skipped step)."""

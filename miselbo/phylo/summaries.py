@@ -10,62 +10,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
+from miselbo.phylo.output.draws import Draws
+from miselbo.phylo.output.splits import summarise_splits
 from miselbo.phylo.text.newick import Topology
 from miselbo.phylo.text.tree_files import read_topologies
 from miselbo.phylo.tree import bits, quote
 from miselbo.runtime.files import atomic, write_json, write_text
 
-SAMPLES = 1000  # per member
 MAJORITY = 0.5
 
 
-@torch.no_grad()
-def summarise(ensemble: Any, seed: int, posterior: Mapping[Topology, float] | None = None) -> dict[str, Any]:
+def summarise(
+    ensemble: Any, draws: Draws, posterior: Mapping[Topology, float] | None = None
+) -> dict[str, Any]:
     """Split probabilities and the rest, as plain types.
 
     Args:
         ensemble: of :class:`miselbo.phylo.vbpi.Vbpi`.
-        seed: of the draws.
+        draws: of the ensemble.
         posterior: probability by topology to compare with; None without.
 
     Returns:
-        ``splits``: rows of split (mask), q, weighted, posterior; ``log_marginal``, ``log_marginal_se`` (delta method)
-        and ``ess`` of S N draws; with a posterior ``kl`` = KL(posterior given the support || q_mix) over topologies,
-        nats, and ``mass_outside`` of the posterior where q_mix is 0.
+        ``splits``: rows of split (mask), q, weighted, posterior, the Monte Carlo errors ``q_se`` and ``weighted_se``,
+        and ``length_mean``, ``length_low``, ``length_high`` (95%) of the posterior sample; ``log_marginal``,
+        ``log_marginal_se`` (delta method) and ``ess`` of S N draws; with a posterior ``kl`` = KL(posterior given the
+        support || q_mix) over topologies, nats, and ``mass_outside`` of the posterior where q_mix is 0.
     """
-    target, size = ensemble.target, len(ensemble.members)
-    masks = list(target.spec.support.root_splits)
-    index, samples = torch.zeros(1, dtype=torch.int64), torch.arange(SAMPLES)
-    counts = torch.zeros(len(masks), dtype=torch.float64)
-    weighted, logs, draws = torch.zeros_like(counts), [], []
-    for s, member in enumerate(ensemble.members):
-        draw = target.draw(torch.zeros(1, 0), member, None, target.noise(index, samples, seed, index, s))
-        log_q = torch.stack([other.log_prob(None, draw) for other in ensemble.members])
-        logs.append((draw.log_p - log_q.logsumexp(0) + math.log(size)).flatten())
-        draws.append(draw.trees.splits)
-    log_weight, splits = torch.cat(logs), torch.cat(draws)
-    share = (log_weight - log_weight.logsumexp(0)).exp()
-    counts.index_add_(
-        0, splits.flatten(), torch.full((splits.numel(),), 1 / len(splits), dtype=torch.float64)
-    )
-    weighted.index_add_(0, splits.flatten(), share.repeat_interleave(splits.shape[1]))
+    num_taxa, count = len(draws.names), len(draws)
+    plain = summarise_splits(draws, np.full(count, 1 / count))
+    weighted = summarise_splits(draws, draws.shares)
+    lengths = summarise_splits(draws, draws.weights)
     reference = split_probabilities(posterior) if posterior else {}
-    inner = [i for i, mask in enumerate(masks) if is_inner(mask, target.num_taxa)]
-    rows = [
-        {"split": masks[i], "q": counts[i].item(), "weighted": weighted[i].item(),
-         "posterior": reference.get(masks[i], 0.0) if posterior else None}
-        for i in inner
-    ]  # fmt: skip
-    ess = 1 / (share**2).sum().item()
+    rows = []
+    for mask in draws.masks:
+        if not is_inner(mask, num_taxa):
+            continue
+        row = {
+            "split": mask,
+            "q": 0.0,
+            "weighted": 0.0,
+            "posterior": reference.get(mask, 0.0) if posterior else None,
+        }
+        for name, found in (("q", plain.get(mask)), ("weighted", weighted.get(mask))):
+            row |= {name: found.probability if found else 0.0, f"{name}_se": found.error if found else 0.0}
+        if mask in lengths:
+            found = lengths[mask]
+            row |= {"length_mean": found.mean, "length_low": found.low, "length_high": found.high}
+        rows.append(row)
     result: dict[str, Any] = {
         "splits": sorted(rows, key=lambda row: (-row["q"], row["split"])),
-        "log_marginal": log_weight.logsumexp(0).item() - math.log(len(share)),
-        "log_marginal_se": math.sqrt(max(1 / ess - 1 / len(share), 0.0)),
-        "ess": ess,
-        "draws": len(share),
+        "log_marginal": draws.log_marginal,
+        "log_marginal_se": math.sqrt(max(1 / draws.ess - 1 / count, 0.0)),
+        "ess": draws.ess,
+        "draws": count,
+        "sample": draws.remark,
     }
     return result | (kl_to(posterior, ensemble) if posterior else {})
 
@@ -137,10 +139,10 @@ def read_posterior(path: str, names: Sequence[str]) -> dict[Topology, float]:
     return dict(zip(topologies, (total / total.sum()).tolist(), strict=True))
 
 
-def save(ensemble: Any, seed: int, posterior: str | None, results: Path) -> None:
+def save(ensemble: Any, draws: Draws, posterior: str | None, results: Path) -> None:
     """Write ``splits.csv``, ``consensus.nwk`` and ``trees.json`` for the report."""
     names = ensemble.target.spec.alignment.names
-    found = summarise(ensemble, seed, read_posterior(posterior, names) if posterior else None)
+    found = summarise(ensemble, draws, read_posterior(posterior, names) if posterior else None)
     rows = found.pop("splits")
     tree = consensus({row["split"]: row["q"] for row in rows})
     support = ensemble.target.spec.support

@@ -2,8 +2,8 @@
 
 p(Y, tau, x) = p(Y | tau, b) p(b | tau) p(tau) with x = log b (natural logarithms of the branch lengths), a reversible
 model of substitution, b_e iid Exponential, tau uniform over the (2n - 5)!! unrooted topologies. Every density is one in
-x, so the prior carries the Jacobian sum x. Nothing of p is trained: the alignment, the prior and the model's parameters
-are given.
+x, so the prior carries the Jacobian sum x. Nothing of p is trained: the alignment and the prior are given. The
+parameters of the model of substitution are given too, or latent (:mod:`miselbo.phylo.inferred`), and then part of x.
 
 All members of an ensemble share one support, and a draw keeps the indexed trees and the branch lengths themselves: each
 member's density is that of the very tree and point another member drew.
@@ -23,7 +23,9 @@ from miselbo import noise
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.branches import SHIFT, Branches
-from miselbo.phylo.likelihood import Reversible, make_likelihood
+from miselbo.phylo.inferred import make_inferred
+from miselbo.phylo.likelihood import Parametric, Reversible, make_likelihood
+from miselbo.phylo.parameters import BranchesAndParameters
 from miselbo.phylo.sbn import Sbn
 from miselbo.phylo.substitution import Substitution
 from miselbo.phylo.support import Support, Trees
@@ -45,7 +47,7 @@ class Draw:
     Attributes:
         log_p: [L, B] log p(Y, tau, x), nats.
         trees: of L B topologies.
-        x: [L B, 2n - 3].
+        x: [L B, num_continuous], the log lengths and the coordinates of inferred parameters.
     """
 
     log_p: Tensor
@@ -60,9 +62,11 @@ class Posterior(nn.Module):
         spec: alignment and support.
         branch_rate: of the exponential prior of a branch length; 10 gives the mean 0.1.
         substitution: arguments of :class:`miselbo.phylo.substitution.Substitution`; None for JC69.
+        inferred: arguments of :class:`miselbo.phylo.inferred.Inferred`, whose parameters theta are then latent too,
+            beside x; frequencies may be ``empirical``. None, or its model None, for a given model.
 
     Raises:
-        InputError: a rate that is not positive, a model of substitution that cannot be.
+        InputError: a rate that is not positive, a model of substitution that cannot be, or two of them.
 
     Example:
         >>> from miselbo.phylo.data import simulated
@@ -75,16 +79,24 @@ class Posterior(nn.Module):
     """
 
     def __init__(
-        self, spec: PhyloSpec, branch_rate: float = 10.0, substitution: Mapping[str, Any] | None = None
+        self,
+        spec: PhyloSpec,
+        branch_rate: float = 10.0,
+        substitution: Mapping[str, Any] | None = None,
+        inferred: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if isinstance(branch_rate, bool) or not branch_rate > 0:
             raise InputError(f"model.target.branch_rate must be a positive number, got {branch_rate!r}")
         self.spec = spec
         self.substitution = Substitution(**(substitution or {}))
+        self.inferred = make_inferred(spec.alignment, inferred, self.substitution)
         self.likelihood = make_likelihood(spec.alignment, self.substitution)
+        self.parametric = Parametric(spec.alignment) if self.inferred else None
         self.num_taxa = spec.alignment.num_taxa
-        self.latent_shapes = [(self.num_taxa - 3,), (2 * self.num_taxa - 3,)]
+        self.num_edges = 2 * self.num_taxa - 3
+        self.num_continuous = self.num_edges + (self.inferred.size if self.inferred else 0)
+        self.latent_shapes = [(self.num_taxa - 3,), (self.num_continuous,)]
         self.log_p_topology = -log_number_of_topologies(self.num_taxa)
         patterns = spec.alignment.patterns
         self.register_buffer("patterns", torch.from_numpy(patterns.codes))
@@ -94,22 +106,32 @@ class Posterior(nn.Module):
         if isinstance(self.likelihood, Reversible):
             self.register_buffer("rate_matrix", torch.from_numpy(self.likelihood.rate_matrix))
             self.register_buffer("category_rates", torch.from_numpy(self.likelihood.rates))
+        if self.inferred:
+            self.register_buffer(
+                "inferred_model", torch.tensor(list(self.inferred.describe().encode()), dtype=torch.uint8)
+            )
 
     def protocol(self) -> dict[str, str]:
         """The model in words, for the protocol of an evaluation."""
         rate: Any = self.branch_rate
-        model = self.substitution.describe(self.substitution.pi(self.spec.alignment))
+        given = self.substitution.describe(self.substitution.pi(self.spec.alignment))
+        model = f"{self.inferred.describe()}, inferred" if self.inferred else given
         prior = f"iid exponential branch lengths of rate {rate.item():g}, uniform unrooted topologies"
         return {"substitution_model": f"{model}, {prior}", "dtype": "float64"}
 
     def log_likelihood(self, trees: Trees, x: Tensor) -> Tensor:
-        """log p(Y | tau, b) [K]."""
-        return self.likelihood(trees.nodes, x.exp())
+        """log p(Y | tau, b) [K], of points x [K, 2n - 3] or [K, 2n - 3 + D] with theta behind the log lengths."""
+        if self.inferred is None or self.parametric is None:
+            return self.likelihood(trees.nodes, x.exp())
+        lengths, theta = x[:, : self.num_edges].exp(), x[:, self.num_edges :]
+        return self.parametric.of(trees.nodes, lengths, self.inferred.values(theta))
 
     def log_branch_prior(self, x: Tensor) -> Tensor:
-        """log p(x | tau) [K]: exponential in b = e^x, with the Jacobian."""
+        """log p(x | tau) [K]: exponential in b = e^x, with the Jacobian; and the prior of inferred theta."""
         rate: Any = self.branch_rate
-        return (rate.log() - rate * x.exp() + x).sum(-1)
+        lengths, theta = x[:, : self.num_edges], x[:, self.num_edges :]
+        value = (rate.log() - rate * lengths.exp() + lengths).sum(-1)
+        return value if self.inferred is None else value + self.inferred.log_prior(theta)
 
     def log_joint(self, trees: Trees, x: Tensor) -> Tensor:
         """log p(Y, tau, x) [K], nats; -inf where it is no number."""
@@ -119,9 +141,9 @@ class Posterior(nn.Module):
     def noise(
         self, x: Tensor, samples: Tensor, seed: int, index: Tensor, member: int
     ) -> tuple[Tensor, Tensor]:
-        """Uniform numbers [L, B, n - 1] for the topologies, normal ones [L, B, 2n - 3] for the lengths, float64."""
+        """Uniform numbers [L, B, n - 1] for the topologies, normal ones [L, B, num_continuous], float64."""
         samples, index = samples.cpu(), index.cpu()
-        choices, edges = self.num_taxa - 1, 2 * self.num_taxa - 3
+        choices, edges = self.num_taxa - 1, self.num_continuous
         coarse = noise.uniform(seed, index, 2 * choices, member=member, sample=samples).double()
         high, low = coarse.split(choices, -1)  # 23 bits each
         eps = noise.normal(seed, index, edges, member=member, sample=samples).double()
@@ -196,7 +218,11 @@ class Vbpi(nn.Module):
         if isinstance(start, bool) or not 0 < start < math.inf:
             raise InputError(f"model.approximation.start must be a positive branch length, got {start!r}")
         self.sbn = Sbn(target.spec.support)
-        self.branches = Branches(target.spec.support, flow, start, largest_scale)
+        lengths = Branches(target.spec.support, flow, start, largest_scale)
+        inferred = target.inferred
+        self.branches: Branches | BranchesAndParameters = lengths
+        if inferred is not None:
+            self.branches = BranchesAndParameters(lengths, inferred.start(target.spec.alignment))
 
     def encode(self, x: Tensor) -> None:
         """Nothing depends on x: there is one data point."""

@@ -9,6 +9,7 @@ from Bio import Phylo
 from Bio.Phylo.Consensus import majority_consensus
 from small_phylo import data, fitted
 
+from miselbo.phylo.output.draws import draw_trees
 from miselbo.phylo.summaries import consensus, consensus_newick, kl_to, save, split_probabilities, summarise
 from miselbo.phylo.text.newick import parse_newick
 from miselbo.phylo.tree import all_topologies, newick, random_topology
@@ -50,7 +51,7 @@ def mixture(ensemble):
 
 def test_frequencies_are_those_of_the_mixture(ensemble):
     exact = split_probabilities(mixture(ensemble))
-    found = summarise(ensemble, 0)
+    found = summarise(ensemble, draw_trees(ensemble, 0))
     assert max(abs(row["q"] - exact.get(row["split"], 0.0)) for row in found["splits"]) < 0.05
     assert sum(row["q"] for row in found["splits"]) == pytest.approx(2)  # two inner edges
     assert sum(row["weighted"] for row in found["splits"]) == pytest.approx(2)
@@ -67,8 +68,19 @@ def test_kl(ensemble):
 
 def test_files_and_figure(ensemble, tmp_path):
     (tmp_path / "p.nwk").write_text(newick(next(iter(all_topologies(5))), "abcde"))
-    save(ensemble, 0, str(tmp_path / "p.nwk"), tmp_path)
-    assert {"split", "q", "weighted", "posterior"} == set(pd.read_csv(tmp_path / "splits.csv").columns)
+    save(ensemble, draw_trees(ensemble, 0), str(tmp_path / "p.nwk"), tmp_path)
+    columns = {
+        "split",
+        "q",
+        "weighted",
+        "posterior",
+        "q_se",
+        "weighted_se",
+        "length_mean",
+        "length_low",
+        "length_high",
+    }
+    assert columns == set(pd.read_csv(tmp_path / "splits.csv").columns)
     assert all(
         name.count(",") == 1 for name in pd.read_csv(tmp_path / "splits.csv")["split"]
     )  # smaller sides

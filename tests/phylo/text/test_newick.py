@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 from Bio import Phylo
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miselbo.errors import InputError
@@ -27,6 +27,7 @@ def by_biopython(text, taxa):
     return tree
 
 
+@settings(deadline=None)
 @given(st.integers(4, 70), st.integers(0, 2**32 - 1))
 def test_agrees_with_biopython(num_taxa, seed):
     generator = np.random.default_rng(seed)
