@@ -6,6 +6,7 @@ import torch
 from small_phylo import data, fitted
 
 from miselbo.phylo.comparison import compare, elbo_warnings, save_comparison
+from miselbo.phylo.output.draws import draw_trees
 from miselbo.phylo.summaries import save, split_probabilities
 from miselbo.phylo.tree import all_topologies, newick
 from miselbo.report import trees
@@ -64,7 +65,7 @@ def test_weighted_trees_are_the_posterior(ensemble):
 
 def test_files_and_the_report(ensemble, tmp_path):
     (tmp_path / "p.nwk").write_text(newick(next(iter(all_topologies(5))), "abcde"))
-    save(ensemble, 0, str(tmp_path / "p.nwk"), tmp_path)
+    save(ensemble, draw_trees(ensemble, 0), str(tmp_path / "p.nwk"), tmp_path)
     old = trees.load(tmp_path)
     save_comparison(ensemble, 0, str(tmp_path / "p.nwk"), tmp_path)
     table = pd.read_csv(tmp_path / "trees.csv")

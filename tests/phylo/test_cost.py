@@ -10,7 +10,7 @@ from miselbo.phylo import cost as costs
 from miselbo.phylo.comparison import DRAWS
 from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
-from miselbo.phylo.summaries import SAMPLES
+from miselbo.phylo.output.draws import SAMPLES
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.pipeline import run
 from miselbo.protocols import fingerprint

@@ -10,11 +10,11 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo.branches import Branches
 from miselbo.phylo.data import AlignmentData
+from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.output.draws import draw_trees
 from miselbo.phylo.parameters import BranchesAndParameters
 from miselbo.phylo.simulation import simulate
-from miselbo.phylo.member import Training
 from miselbo.phylo.tree import all_topologies
 from miselbo.phylo.vbpi import Posterior, Vbpi
 
