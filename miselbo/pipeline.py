@@ -29,6 +29,7 @@ from miselbo.runtime import machine, stopping
 from miselbo.runtime.files import write_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
+from miselbo.training.trainer import check_batches
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -70,6 +71,9 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     data.prepare_data()
     data.setup()
     check_splits(data)
+    if cfg.task in ("run", "fit_member") and hasattr(data, "batch_size"):
+        together = data.batch_size * ranks.processes(trainer_arguments(cfg))
+        check_batches(cfg.trainer.limit_train_batches, len(data.split("train")), together)
     # built before anything is written, so that a model that cannot be fails now
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
     return TASKS[cfg.task](cfg, folder, data, target, members)
@@ -94,6 +98,7 @@ def run_all(
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
             ensemble = family(target, members, data, plan, folder, loggers.of_member)
+        curves.complete(folder, cfg.ensemble.size)
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
         if cfg.report:
             report(folder)

@@ -18,7 +18,7 @@ from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDive
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
 from miselbo.runs.plan import trainer_arguments
-from miselbo.runtime import processes, stopping
+from miselbo.runtime import faults, processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
@@ -45,6 +45,8 @@ def main() -> None:
     except Stopped as stop:
         print(f"stopped: {stop}; what is done is saved, the same command goes on from here", file=sys.stderr)
         sys.exit(stopping.STATUS)
+    except Exception as error:
+        fail_of_machine(error)
 
 
 def start() -> None:
@@ -255,6 +257,8 @@ def lead(cfg: DictConfig, settings: Any) -> float | None:
         fail(error)
     except (TrainingDivergedError, MembersFailedError) as error:
         fail(error, status=1)
+    except Exception as error:
+        fail_of_machine(error)
     return None
 
 
@@ -272,6 +276,14 @@ def execute(cfg: DictConfig) -> None:
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 
     run(cfg)
+
+
+def fail_of_machine(error: Exception) -> NoReturn:
+    """One line about an error that is the machine's (no space, no memory, ...); any other goes on."""
+    sentence = faults.explain(error)
+    if sentence is None:
+        raise error
+    fail(RuntimeError(sentence), faults.STATUS)
 
 
 def fail(error: Exception, status: int = 2) -> NoReturn:

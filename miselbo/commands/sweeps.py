@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import config
 from miselbo.runs.folder import is_free
+from miselbo.runtime import faults
 from miselbo.runtime.files import write_json
 from miselbo.training.parallel import slurm as srun
 
@@ -132,8 +133,9 @@ def run_job(
         )
         raise
     except Exception as error:  # whatever it is, the other jobs run
-        line = first_line(error)
-        text = "" if isinstance(error, InputError) else traceback.format_exc()
+        fault = faults.explain(error)
+        line = fault or first_line(error)
+        text = "" if isinstance(error, InputError) or fault else traceback.format_exc()
         seconds = time.monotonic() - started
         failed = {**record, "status": "failed", "error": line, "traceback": text, "seconds": seconds}
         write_json(path, failed)

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from miselbo.errors import InputError
 from miselbo.evaluation.scoring import Fitting, Keep, Source
 from miselbo.evaluation.settings import Settings
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic, memory_map, write_text
 from miselbo.runtime.progress import Meter
 
 SHARD_FORMAT = 4  # goes up when the arrays of a shard change, so that older shards are not mixed in
@@ -126,8 +125,7 @@ def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> A
         existing = np.load(path, mmap_mode="r+")
         if existing.shape == shape:
             return existing
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return memory_map(path, shape, dtype)
 
 
 def scores_bytes(source: Source, settings: Settings) -> int:

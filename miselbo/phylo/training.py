@@ -22,9 +22,10 @@ from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
+from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks, stopping
-from miselbo.runtime.files import atomic
+from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.fit import fit_each
 
@@ -69,7 +70,7 @@ def fit_member(
         training = Training(target, member, settings, plan.epochs, derive(plan.seed, s))
         if resume.exists():
             training.load_state(checkpoints.load_file(resume))
-        run_epochs(plan, training, s, loggers(s), resume)
+        run_epochs(plan, training, s, [*loggers(s), training.recorder], resume)
         info = {
             "stage": f"train q{s}",
             "seed": training.seed,
@@ -77,6 +78,7 @@ def fit_member(
             "steps": training.step,
             "skipped_steps": training.skipped,
             "decoder_passes": training.step * settings.num_particles,
+            "curve": training.recorder.rows,
         }
         checkpoints.save(path, "member", member, target, member=s, **info)
         resume.unlink(missing_ok=True)
@@ -93,8 +95,7 @@ def run_epochs(
     saved = time.monotonic()
 
     def save() -> None:
-        with atomic(resume) as temporary:
-            torch.save(training.state(), temporary)
+        write_tensors(resume, training.state())
 
     training.save = save
     try:
@@ -152,6 +153,7 @@ class Training:
         self.seconds = 0.0
         self.bounds: list[float] = []  # of this epoch's iterations
         self.save: Callable[[], None] | None = None
+        self.recorder = Recorder()
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
@@ -247,6 +249,7 @@ class Training:
             "generator": self.generator.get_state(),
             "counts": {name: getattr(self, name) for name in COUNTS},
             "bounds": list(self.bounds),
+            "curve": list(self.recorder.rows),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -257,3 +260,4 @@ class Training:
         for name in COUNTS:
             setattr(self, name, state["counts"][name])
         self.bounds = list(state.get("bounds", []))
+        self.recorder.rows = list(state.get("curve", []))

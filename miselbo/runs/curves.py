@@ -1,11 +1,14 @@
-"""Training curves of members that were trained by jobs of their own, until one command brings them together.
+"""Training curves: ``metrics.csv`` while members are trained, and once more from what their checkpoints keep.
 
-Several processes must not write one ``metrics.csv``: a job of ``task=fit_member`` writes ``curves/q<s>.csv``, and the
-command that evaluates the whole moves it to ``metrics.csv`` and to the run's dashboard.
+A member's rows travel in its resume point and in its checkpoint (:class:`Recorder`), so that a kill, of whichever
+process, loses none: :func:`complete` writes ``metrics.csv`` from them when training ends. Several processes must not
+write one ``metrics.csv``: a job of ``task=fit_member`` writes ``curves/q<s>.csv``, and the command that evaluates the
+whole moves it to ``metrics.csv`` and to the run's dashboard.
 """
 
 import csv
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from miselbo.runs import checkpoints
-from miselbo.runtime.files import atomic
+from miselbo.runtime.files import atomic, naming
+
+Curve = list[tuple[int, str, float]]
 
 
 def logger_of(folder: Path, member: int) -> list[Logger]:
@@ -33,11 +38,12 @@ def collect(folder: Path, size: int, loggers: Callable[[int], list[Logger]]) -> 
     """Log the curves of :func:`waiting` members once more, with the run's own loggers, and remove their files."""
     for member in waiting(folder, size):
         path = _path(folder, member)
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == 4][1:]
+        rows = checkpoints.curve(folder, member)
+        if rows is None:
+            rows = [(int(step), name, float(value)) for _, step, name, value in _read(path)]
         own = loggers(member)
-        for step, group in groupby(rows, key=lambda row: int(row[1])):
-            values = {name: float(value) for _, _, name, value in group}
+        for step, group in groupby(rows, key=lambda row: row[0]):
+            values = {name: value for _, name, value in group}
             for logger in own:
                 logger.log_metrics(values, step)
         for logger in own:
@@ -48,8 +54,89 @@ def collect(folder: Path, size: int, loggers: Callable[[int], list[Logger]]) -> 
         folder_of_files.rmdir()
 
 
+def complete(folder: Path, size: int) -> None:
+    """Write ``metrics.csv`` anew from the finished members' checkpoints: q_1's rows first, joint training's last.
+
+    Members whose checkpoints keep no rows (of an earlier version) keep those of the file.
+    """
+    path = folder / "metrics.csv"
+    before = _read(path)
+    kept: dict[int, list[Any]] = {}
+    for member in checkpoints.finished_members(folder, size):
+        if not _path(folder, member).exists():
+            kept[member] = _lines(member, checkpoints.curve(folder, member))
+    joint = checkpoints.curve(folder, 1, "joint_curve") if 1 in kept else None
+    kept[0] = _lines(0, joint)
+    members = sorted({*(int(row[0]) for row in before), *kept}, key=lambda member: member or math.inf)
+    rows = [row for s in members for row in kept.get(s) or [row for row in before if int(row[0]) == s]]
+    if rows and rows != before:
+        _write(path, rows)
+
+
 def _path(folder: Path, member: int) -> Path:
     return folder / "curves" / f"q{member}.csv"
+
+
+def _lines(member: int, curve: "Curve | None") -> list[list[str]]:
+    return [
+        [str(member), str(step), name, repr(value)]
+        for step, name, value in curve or []
+        if name not in TidyMetrics.LEFT_OUT
+    ]
+
+
+def _read(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.reader(file) if len(row) == 4][1:]
+
+
+def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(TidyMetrics.FIELDS)
+        writer.writerows(rows)
+
+
+class Recorder(Logger):
+    """A member's curve in memory, for its resume point and its checkpoint.
+
+    Attributes:
+        rows: (step, metric, value), in the order in which they were logged.
+
+    Example:
+        >>> recorder = Recorder()
+        >>> recorder.log_metrics({"train/elbo": -1.5}, 3)
+        >>> recorder.rows
+        [(3, 'train/elbo', -1.5)]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: Curve = []
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "recorder"
+
+    @property
+    def version(self) -> int:
+        """Version of the rows."""
+        return 1
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The resolved configuration is in the run folder already."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values of one step."""
+        self.rows += curve_rows(metrics, step or 0)
+
+
+def curve_rows(metrics: Mapping[str, float], step: int) -> "Curve":
+    """Rows of one step's values."""
+    return [(step, name, float(value)) for name, value in metrics.items()]
 
 
 class TidyMetrics(Logger):
@@ -64,8 +151,9 @@ class TidyMetrics(Logger):
     """
 
     FIELDS = ("member", "step", "metric", "value")
+    LEFT_OUT = ("epoch",)
 
-    def __init__(self, path: Path, member: int, left_out: Collection[str] = ("epoch",)):
+    def __init__(self, path: Path, member: int, left_out: Collection[str] = LEFT_OUT):
         super().__init__()
         self.path = path
         self.member = member
@@ -91,19 +179,13 @@ class TidyMetrics(Logger):
         step = step or 0
         if not self._rewound:
             self._rewind(step)
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             for name, value in metrics.items():
                 if name not in self.left_out:
                     writer.writerow([self.member, step, name, repr(float(value))])
 
     def _rewind(self, step: int) -> None:
-        rows: list[list[str]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == 4][1:]
-        with atomic(self.path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.FIELDS)
-            writer.writerows(row for row in rows if int(row[0]) != self.member or int(row[1]) < step)
+        rows = _read(self.path)
+        _write(self.path, (row for row in rows if int(row[0]) != self.member or int(row[1]) < step))
         self._rewound = True

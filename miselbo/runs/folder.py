@@ -19,7 +19,8 @@ from miselbo.runs.config import (
     plain_value,
     unknown_key,
 )
-from miselbo.runtime.files import write_text
+from miselbo.runtime import faults
+from miselbo.runtime.files import forget_temporaries, write_text
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
@@ -124,7 +125,10 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
     try:
         write_text(config_path(folder), OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
-        raise InputError(f"cannot write to run_dir={folder}: {error.strerror}") from None
+        raise InputError(
+            f"cannot write to run_dir={folder}: {faults.explain(error) or error.strerror}"
+        ) from None
+    forget_temporaries(folder)
 
 
 def quoted(path: Path) -> str:

@@ -17,6 +17,7 @@ from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
 from miselbo.runs import checkpoints
+from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan
 from miselbo.runtime.progress import EpochMeter
 from miselbo.training.callbacks import ResumePoint
@@ -164,13 +165,14 @@ def fine_tune(
     module = JointTraining(target, members, plan.joint or Joint(), derive(plan.seed, JOINT))
     data.stream_seed = module.seed
     started = time.perf_counter()
-    _run(data, plan, folder, loggers(0), module, resume)
+    recorder = Recorder()
+    _run(data, plan, folder, [*loggers(0), recorder], module, resume, recorder)
     module._target.verify()
     for s, member in zip(every, members, strict=True) if writes else ():
         info = {
             key: value
             for key, value in before[s].items()
-            if key in ("seed", "steps", "skipped_steps", "member")
+            if key in ("seed", "steps", "skipped_steps", "member", "curve")
         }
         info |= {
             "seconds": before[s]["seconds"] + (time.perf_counter() - started) / len(every),
@@ -179,6 +181,8 @@ def fine_tune(
             "trained_with": every,
             "stage": f"train {'p and q1' if s == 1 else f'q{s}'}, with its share of the joint training",
         }
+        if s == 1:
+            info["joint_curve"] = recorder.rows
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
     if writes:
         resume.unlink(missing_ok=True)
@@ -197,10 +201,11 @@ def _run(
     loggers: Sequence[Logger],
     module: JointTraining,
     resume: Path,
+    recorder: Recorder,
 ) -> None:
     epochs = max(1, round(module.options.epoch_share * plan.epochs))
     callbacks = [
-        ResumePoint(resume, plan.resume_interval),
+        ResumePoint(resume, plan.resume_interval, recorder),
         EpochMeter("jointly", plan.progress),
     ]
     arguments = {"check_val_every_n_epoch": epochs, "limit_val_batches": 0}
