@@ -109,10 +109,15 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} is the run folder of another configuration: {listed}. "
                 "Use another run_dir, or the same settings to go on with this run."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(map(_is_content, folder.rglob("*"))):
         raise InputError(
             f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir"
         )
+
+
+def _is_content(path: Path) -> bool:
+    """Whether something in a folder is more than what a command leaves that failed before its first file."""
+    return path.is_symlink() or (path.is_file() and path.parent.name != ".locks")
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
