@@ -21,10 +21,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from miselbo.errors import InputError, Stopped
+from miselbo.errors import InputError, InUseError, Stopped
 from miselbo.runs import config
 from miselbo.runs.folder import is_free
-from miselbo.runtime import faults
+from miselbo.runtime import faults, locks
 from miselbo.runtime.files import write_json
 from miselbo.training.parallel import slurm as srun
 
@@ -108,6 +108,21 @@ def run_job(
         The job's value where one is asked for; NaN of a job that failed.
     """
     path = sweep / "jobs" / f"{relative(folder, sweep).replace('/', '__')}.json"
+    try:
+        with locks.hold(sweep, path.stem, "in use"):
+            _run_job(cfg, folder, sweep, overrides, execute, path)
+    except InUseError as error:  # its record is the other process'
+        print(f"failed: {' '.join(overrides)}: {error}", file=sys.stderr)
+
+
+def _run_job(
+    cfg: DictConfig,
+    folder: Path,
+    sweep: Path,
+    overrides: Sequence[str],
+    execute: Callable[[DictConfig], None],
+    path: Path,
+) -> None:
     before = read_record(path)
     record = {"overrides": list(overrides), "run_dir": relative(folder, sweep), "status": "running"}
     started = time.monotonic()

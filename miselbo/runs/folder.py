@@ -1,5 +1,6 @@
 """The run folder's own copy of its configuration: claiming, recognising and loading a folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ ADDED = {
     "ensemble.sampled": None, "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
     "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
 }  # fmt: skip
+
+
+WRITTEN = (".hydra", ".locks", "members", "results", "results/shards", "results/scores", "curves", "figures")
+OWN = (
+    *(part.split("/")[0] for part in WRITTEN),
+    "metrics.csv",
+    "nvlabs",
+    "samples",
+    "report.html",
+    "report.md",
+)
 
 
 def is_free(key: str) -> bool:
@@ -115,6 +127,26 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
         )
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a run folder with links where its commands write and delete: they would do so outside of it.
+
+    A checkpoint may be a link, as it is replaced and not followed; so may the run folder itself.
+
+    Raises:
+        InputError: names the link.
+    """
+    for place in (folder, *(folder / part for part in WRITTEN)):
+        if not place.is_dir() or place.is_symlink():
+            continue
+        for path in sorted(place.iterdir()):
+            ours = path.name in OWN if place == folder else place.name != "members" or path.is_dir()
+            if ours and path.is_symlink():
+                raise InputError(
+                    f"{path} is a link to {os.readlink(path)}: what this command writes or deletes there would be "
+                    "outside the run folder. Put a folder or file in its place; the run folder itself may be a link."
+                )
+
+
 def _is_content(path: Path) -> bool:
     """Whether something in a folder is more than what a command leaves that failed before its first file."""
     return path.is_symlink() or (path.is_file() and path.parent.name != ".locks")
@@ -127,6 +159,7 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         InputError: as :func:`check_folder`, nothing is written then; or the folder cannot be written to.
     """
     check_folder(cfg, folder)
+    refuse_links(folder)
     try:
         write_text(config_path(folder), OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
-from miselbo.errors import InputError
+from miselbo.errors import InUseError
 from miselbo.runtime.files import alive, write_json
 from miselbo.runtime.processes import GRACE
 
@@ -33,7 +33,7 @@ def hold(folder: Path, part: str, doing: str = "being trained") -> Iterator[None
         doing: what is done to it, for another process' message.
 
     Raises:
-        InputError: another process holds it.
+        InUseError: another process holds it.
 
     Example:
         >>> import tempfile
@@ -55,7 +55,7 @@ def hold(folder: Path, part: str, doing: str = "being trained") -> Iterator[None
     except Timeout:
         found = _read(owner)
         what = f"{folder}" if part == WHOLE else f"{part} of {folder}"
-        raise InputError(
+        raise InUseError(
             f"{what} is {found.get('doing', doing)} by another process ({_number(found)}): wait for it, or stop it"
         ) from None
     try:
