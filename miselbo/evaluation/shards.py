@@ -153,8 +153,8 @@ def forget_other_shards(folder: Path, keys: Collection[str]) -> None:
             stray.append(other)
             continue
         ours, others = sorted_out(other)
-        stray += others
         if other.name not in keys:
+            stray += others
             for path in ours:
                 path.unlink(missing_ok=True)
             if not others:
@@ -169,10 +169,19 @@ def sorted_out(folder: Path) -> tuple[list[Path], list[Path]]:
     ours: list[Path] = []
     others: list[Path] = []
     for path in sorted(folder.iterdir()):
+        half = re.fullmatch(r"\.\d{8}\.npz\..*\.tmp", path.name) is not None
         plain = path.is_file() and not path.is_symlink()
-        named = NAME.fullmatch(path.name) or re.fullmatch(r"\.\d{8}\.npz\..*\.tmp", path.name)
-        (ours if plain and named else others).append(path)
+        (ours if plain and (half or _is_shard(path)) else others).append(path)
     return ours, others
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether an evaluation has written a file: by its name and by the key in it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return NAME.fullmatch(path.name) is not None and str(file["key"]) == path.parent.name
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 class ScoreFiles:
@@ -252,6 +261,11 @@ def score_all(
     meter = Meter("evaluate", source.num_data, show)
     places = write_shards(source, settings, shards, meter)
     meter.close()
+    known = {path for path, _ in places}
+    if strays := [path.name for path in sorted(shards.glob("*.npz")) if path not in known]:
+        print(
+            f"{shards}: left alone {len(strays)} files that are not of this evaluation: {', '.join(strays[:3])}"
+        )
     return read_shards(places)
 
 

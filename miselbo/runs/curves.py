@@ -133,6 +133,15 @@ class Recorder(Logger):
         """Add values of one step."""
         self.rows += curve_rows(metrics, step or 0)
 
+    def restore(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Go on from the rows of a resume point."""
+        self.rows = [(int(step), str(name), float(value)) for step, name, value in rows]
+
+
+def plain(curve: "Curve") -> list[list[Any]]:
+    """Rows as plain JSON types."""
+    return [list(row) for row in curve]
+
 
 def curve_rows(metrics: Mapping[str, float], step: int) -> "Curve":
     """Rows of one step's values."""

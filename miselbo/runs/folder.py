@@ -21,7 +21,7 @@ from miselbo.runs.config import (
     unknown_key,
 )
 from miselbo.runtime import faults
-from miselbo.runtime.files import forget_temporaries, write_text
+from miselbo.runtime.files import forget_temporaries, is_temporary, write_text
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
@@ -149,7 +149,7 @@ def refuse_links(folder: Path) -> None:
 
 def _is_content(path: Path) -> bool:
     """Whether something in a folder is more than what a command leaves that failed before its first file."""
-    return path.is_symlink() or (path.is_file() and path.parent.name != ".locks")
+    return path.is_symlink() or (path.is_file() and path.parent.name != ".locks" and not is_temporary(path))
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:

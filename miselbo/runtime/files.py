@@ -63,6 +63,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that :func:`atomic` gives to what is not yet whole, on whatever machine.
+
+    Example:
+        >>> is_temporary(Path(".a.csv.host-12.tmp")), is_temporary(Path("a.tmp"))
+        (True, False)
+    """
+    return re.fullmatch(r"\..+\.[\w.]+-\d+\.tmp", path.name) is not None
+
+
 def forget_temporaries(folder: Path) -> None:
     """Remove what processes of this machine that were killed left half written below ``folder``."""
     for place, _, names in os.walk(folder):

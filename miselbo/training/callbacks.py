@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miselbo.bounds.running import RunningBounds
-from miselbo.runs.curves import Curve, Recorder, curve_rows
+from miselbo.runs.curves import Recorder, curve_rows, plain
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_tensors
 from miselbo.training.parallel import collectives
@@ -33,7 +33,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
     def __init__(self, path: Path, interval: float = 20.0, recorder: Recorder | None = None):
         self.path = path
         self.recorder = recorder or Recorder()
-        self._pending: Curve = []  # of the epoch that ends, which Lightning logs after this callback
+        self._epoch_ends = False
         self.interval = interval
         self._last = time.monotonic()
         self._sums: dict[str, Any] = {}  # of the part of an epoch that an earlier process trained
@@ -78,11 +78,9 @@ class ResumePoint(pl.callbacks.Checkpoint):
         """Write, then rename: a kill leaves the previous resume point."""
         due = bool(time.monotonic() - self._last >= self.interval) or stopping.requested()
         if trainer.strategy.broadcast(due):
-            metrics: Any = {**trainer._logger_connector.metrics["log"], "epoch": trainer.current_epoch}
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
-            self._pending = curve_rows(metrics, step) if len(metrics) > 1 else []
+            self._epoch_ends = True
             self._save(trainer)
-            self._pending = []
+            self._epoch_ends = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The end of the last epoch is saved."""
@@ -96,7 +94,15 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the member's curve, and inside an epoch the sums of the part of it that is still to be logged."""
-        checkpoint["curve"] = [*self.recorder.rows, *self._pending]
+        curve = list(self.recorder.rows)
+        if self._epoch_ends:  # Lightning logs its values after this callback
+            loop = trainer.fit_loop.epoch_loop
+            metrics: Any = trainer._logger_connector.metrics["log"]
+            if metrics:
+                curve += curve_rows(
+                    {**metrics, "epoch": trainer.current_epoch}, loop._batches_that_stepped - 1
+                )
+        checkpoint["curve"] = plain(curve)
         if self._inside_epoch:
             results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
             checkpoint["epoch_sums"] = {
@@ -110,7 +116,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
     ) -> None:
         """Keep them until the first batch has made the curves anew."""
         self._sums = checkpoint.get("epoch_sums", {})
-        self.recorder.rows = list(checkpoint.get("curve", []))
+        self.recorder.restore(checkpoint.get("curve", []))
 
 
 class EnsembleMonitor(pl.Callback):

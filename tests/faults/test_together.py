@@ -102,11 +102,12 @@ def test_stray_files_beside_the_shards_are_named_and_left_alone(folder, capsys):
     examples = pd.read_parquet(folder / "results" / "per_example.parquet")
     runs.from_folder("evaluate", folder)  # 00000999.npz is no shard of this evaluation and is not read
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "results" / "per_example.parquet"), examples)
-    assert (
-        "left alone 2 that no evaluation of miselbo has written: backup, notes.txt" in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "left alone 2 that no evaluation of miselbo has written: backup, notes.txt" in out
+    assert "left alone 2 files that are not of this evaluation: 00000999.npz, copy.npz" in out
     runs.from_folder("evaluate", folder, "evaluation.num_samples=2")
-    assert (key / "copy.npz").exists() and (shards / "backup" / "00000000.npz").exists()
+    for stray in (key / "copy.npz", key / "00000999.npz", shards / "backup" / "00000000.npz"):
+        assert stray.read_text() == "mine"
     assert not (key / "00000000.npz").exists()
 
 
