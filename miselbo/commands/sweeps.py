@@ -110,9 +110,10 @@ def run_job(
     path = sweep / "jobs" / f"{relative(folder, sweep).replace('/', '__')}.json"
     try:
         with locks.hold(sweep, path.stem, "in use"):
-            _run_job(cfg, folder, sweep, overrides, execute, path)
+            return _run_job(cfg, folder, sweep, overrides, execute, value, path)
     except InUseError as error:  # its record is the other process'
         print(f"failed: {' '.join(overrides)}: {error}", file=sys.stderr)
+    return None if value is None else math.nan
 
 
 def _run_job(
@@ -121,8 +122,9 @@ def _run_job(
     sweep: Path,
     overrides: Sequence[str],
     execute: Callable[[DictConfig], None],
+    value: Callable[[DictConfig], float] | None,
     path: Path,
-) -> None:
+) -> float | None:
     before = read_record(path)
     record = {"overrides": list(overrides), "run_dir": relative(folder, sweep), "status": "running"}
     started = time.monotonic()
