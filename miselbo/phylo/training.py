@@ -21,7 +21,7 @@ from miselbo.noise import derive
 from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.protocols import TrainableMember, TrainableTarget
-from miselbo.runs import checkpoints, curves
+from miselbo.runs import checkpoints
 from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks, stopping
@@ -78,7 +78,7 @@ def fit_member(
             "steps": training.step,
             "skipped_steps": training.skipped,
             "decoder_passes": training.step * settings.num_particles,
-            "curve": curves.plain(training.recorder.rows),
+            "curve": training.recorder.kept(),
         }
         checkpoints.save(path, "member", member, target, member=s, **info)
         resume.unlink(missing_ok=True)
@@ -249,7 +249,7 @@ class Training:
             "generator": self.generator.get_state(),
             "counts": {name: getattr(self, name) for name in COUNTS},
             "bounds": list(self.bounds),
-            "curve": curves.plain(self.recorder.rows),
+            "curve": self.recorder.kept(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -260,4 +260,4 @@ class Training:
         for name in COUNTS:
             setattr(self, name, state["counts"][name])
         self.bounds = list(state.get("bounds", []))
-        self.recorder.restore(state.get("curve", []))
+        self.recorder.restore(state.get("curve"))

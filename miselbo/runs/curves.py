@@ -115,6 +115,7 @@ class Recorder(Logger):
     def __init__(self) -> None:
         super().__init__()
         self.rows: Curve = []
+        self._whole = True
 
     @property
     def name(self) -> str:
@@ -133,14 +134,14 @@ class Recorder(Logger):
         """Add values of one step."""
         self.rows += curve_rows(metrics, step or 0)
 
-    def restore(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Go on from the rows of a resume point."""
-        self.rows = [(int(step), str(name), float(value)) for step, name, value in rows]
+    def restore(self, rows: Iterable[Sequence[Any]] | None) -> None:
+        """Go on from the rows of a resume point; None in that of an early version, whose rows are in the file alone."""
+        self._whole = rows is not None
+        self.rows = [(int(step), str(name), float(value)) for step, name, value in rows or ()]
 
-
-def plain(curve: "Curve") -> list[list[Any]]:
-    """Rows as plain JSON types."""
-    return [list(row) for row in curve]
+    def kept(self, more: "Curve | None" = None) -> list[list[Any]] | None:
+        """The rows, and ``more``, as plain JSON types; None where the first ones are missing."""
+        return [list(row) for row in (*self.rows, *(more or ()))] if self._whole else None
 
 
 def curve_rows(metrics: Mapping[str, float], step: int) -> "Curve":

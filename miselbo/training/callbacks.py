@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miselbo.bounds.running import RunningBounds
-from miselbo.runs.curves import Recorder, curve_rows, plain
+from miselbo.runs.curves import Recorder, curve_rows
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_tensors
 from miselbo.training.parallel import collectives
@@ -94,15 +94,14 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the member's curve, and inside an epoch the sums of the part of it that is still to be logged."""
-        curve = list(self.recorder.rows)
+        pending = None
         if self._epoch_ends:  # Lightning logs its values after this callback
             loop = trainer.fit_loop.epoch_loop
             metrics: Any = trainer._logger_connector.metrics["log"]
             if metrics:
-                curve += curve_rows(
-                    {**metrics, "epoch": trainer.current_epoch}, loop._batches_that_stepped - 1
-                )
-        checkpoint["curve"] = plain(curve)
+                step = loop._batches_that_stepped - 1
+                pending = curve_rows({**metrics, "epoch": trainer.current_epoch}, step)
+        checkpoint["curve"] = self.recorder.kept(pending)
         if self._inside_epoch:
             results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
             checkpoint["epoch_sums"] = {
@@ -116,7 +115,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
     ) -> None:
         """Keep them until the first batch has made the curves anew."""
         self._sums = checkpoint.get("epoch_sums", {})
-        self.recorder.restore(checkpoint.get("curve", []))
+        self.recorder.restore(checkpoint.get("curve"))
 
 
 class EnsembleMonitor(pl.Callback):

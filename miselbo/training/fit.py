@@ -10,7 +10,7 @@ from typing import Any
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
-from miselbo.runs import checkpoints, curves
+from miselbo.runs import checkpoints
 from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks
@@ -121,7 +121,7 @@ def fit_member(
             "steps": module.global_step,
             "skipped_steps": module.skipped,
             "decoder_passes": int(module.examples_seen),
-            "curve": curves.plain(recorder.rows),
+            "curve": recorder.kept(),
         }
         if s == 1:
             checkpoints.save(checkpoints.target_path(folder), "target", target, target, **plan.record)

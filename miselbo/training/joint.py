@@ -16,7 +16,7 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
-from miselbo.runs import checkpoints, curves
+from miselbo.runs import checkpoints
 from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan
 from miselbo.runtime.progress import EpochMeter
@@ -182,7 +182,7 @@ def fine_tune(
             "stage": f"train {'p and q1' if s == 1 else f'q{s}'}, with its share of the joint training",
         }
         if s == 1:
-            info["joint_curve"] = curves.plain(recorder.rows)
+            info["joint_curve"] = recorder.kept()
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
     if writes:
         resume.unlink(missing_ok=True)

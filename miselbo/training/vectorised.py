@@ -18,7 +18,7 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
-from miselbo.runs import checkpoints, curves
+from miselbo.runs import checkpoints
 from miselbo.runs.curves import Recorder
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan, able
 from miselbo.runtime.files import write_tensors
@@ -100,7 +100,7 @@ def fit_together(
             "decoder_passes": training.passes // len(numbers),
             "objective": "mixture" if plan.joint else "independent",
             "trained_with": numbers,
-            "curve": curves.plain(training.recorders[s].rows),
+            "curve": training.recorders[s].kept(),
             "stage": f"train q{s} (its share of {together} at once)",
         }
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
@@ -258,7 +258,7 @@ class Training:
             "total": self.total,
             "parameters": [value.detach() for value in self.parameters],
             "optimiser": self.optimiser.state_dict(),
-            "curves": {s: curves.plain(recorder.rows) for s, recorder in self.recorders.items()},
+            "curves": {s: recorder.kept() for s, recorder in self.recorders.items()},
         }
         write_tensors(path, state)
 
@@ -273,8 +273,9 @@ class Training:
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
-        for s, rows in state.get("curves", {}).items():
-            self.recorders[s].restore(rows)
+        kept = state.get("curves", {})
+        for s, recorder in self.recorders.items():
+            recorder.restore(kept.get(s))
 
 
 def make_stacks(members: Sequence[Any]) -> tuple[list[Stack], list[int]]:
