@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test slow lint mutants docs clean
+.PHONY: install demo test slow faults lint mutants docs clean
 
 install: $(VENV)/.dev
 
@@ -26,6 +26,10 @@ test: $(VENV)/.dev lint
 
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m slow
+
+# kills at random moments, two commands at once: minutes; one line per kind (docs/faults.md)
+faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/python tests/faults/length.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input from outside: configuration, file, array. The command line prints it without a stack trace."""
 
 
+class InUseError(InputError):
+    """Another process works on the same part of a folder."""
+
+
 class TrainingDivergedError(RuntimeError):
     """Too many steps in a row gave a non-finite loss or gradient."""
 

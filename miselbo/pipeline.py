@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from miselbo.report.checked import read_summary
 from miselbo.runs import checkpoints, checks, curves, early
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
-from miselbo.runs.folder import check_folder, claim_folder, config_path
+from miselbo.runs.folder import check_folder, claim_folder, config_path, refuse_links
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runs.reuse import copy, reusable
-from miselbo.runtime import machine, stopping
-from miselbo.runtime.files import write_json
+from miselbo.runtime import locks, machine, stopping
+from miselbo.runtime.files import forget_temporaries, write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
+from miselbo.training.trainer import check_batches
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -57,9 +58,11 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     machine.prepare(cfg.num_threads)
     folder = Path(cfg.run_dir)
     if cfg.task == "report":
-        return report(folder)
+        with using(folder, "report"):
+            return report(folder)
     if cfg.task == "log":
-        return log(cfg, folder)
+        with using(folder, "log"):
+            return log(cfg, folder)
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
         ranks.check(trainer_arguments(cfg), trained_alone(cfg))
@@ -71,13 +74,17 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     if cfg.study is not None:
         return build(cfg.study)(cfg)
     if cfg.task == "export":
-        return export(cfg, folder)
+        with using(folder, "export"):
+            return export(cfg, folder)
     if cfg.importer is not None:
         return IMPORTERS[cfg.importer](cfg, folder)
     data = build(cfg.dataset)
     data.prepare_data()
     data.setup()
     check_splits(data)
+    if cfg.task in ("run", "fit_member") and hasattr(data, "batch_size"):
+        together = data.batch_size * ranks.processes(trainer_arguments(cfg))
+        check_batches(cfg.trainer.limit_train_batches, len(data.split("train")), together)
     # built before anything is written, so that a model that cannot be fails now
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
     return TASKS[cfg.task](cfg, folder, data, target, members)
@@ -99,13 +106,17 @@ def run_all(
     if done and cfg.ensemble.objective == "mixture" and len(members) > 1:
         done = checkpoints.trained_jointly(folder, len(members))
     claim_folder(cfg, folder)
-    if elsewhere is not None:
-        copy(*elsewhere, folder)
-        done = len(checkpoints.load_finished(folder, target, members)) == len(members)
-    with loggers:
+    with using(folder, "run"), loggers:
+        for s in checkpoints.missing_members(folder, cfg.ensemble.size) if is_able(family, "apart") else ():
+            with locks.hold(folder, f"q{s}"):  # a job of task=fit_member is refused now, not after the others
+                pass
+        if elsewhere is not None:
+            copy(*elsewhere, folder)
+            done = len(checkpoints.load_finished(folder, target, members)) == len(members)
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
             ensemble = family(target, members, data, plan, folder, loggers.of_member)
+        curves.complete(folder, cfg.ensemble.size)
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
         if cfg.report:
             report(folder)
@@ -242,8 +253,9 @@ def evaluate_run(
     """Evaluate the members a run folder holds."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     member_jobs.check_all(folder, cfg.ensemble.size)
-    ensemble = checkpoints.load_ensemble(folder, target, members)
-    return evaluate_members(cfg, data, ensemble, settings, folder)
+    with using(folder, "evaluate"):
+        ensemble = checkpoints.load_ensemble(folder, target, members)
+        return evaluate_members(cfg, data, ensemble, settings, folder)
 
 
 def evaluate_members(
@@ -277,7 +289,8 @@ def evaluate_checkpoints(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check_folder(cfg, folder)
     claim_folder(cfg, folder)
     about = restoring.about_official(cfg, ensemble)
-    return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder, about), folder)
+    with using(folder, "evaluate"):
+        return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder, about), folder)
 
 
 def export(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -309,10 +322,11 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check_folder(cfg, folder)
     claim_folder(cfg, folder)
     shards = folder / "results" / "shards"
-    values = score_all(source, settings, shards, source.fingerprint, cfg.trainer.enable_progress_bar)
-    forget_other_shards(shards, [shard_key(settings, source.fingerprint)])
-    protocol = {**source.protocol(), "seed": cfg.seed, "fingerprint": source.fingerprint}
-    return conclude(cfg, write_results(values, settings, folder, protocol, [], None, WORDS), folder)
+    with using(folder, "evaluate"):
+        values = score_all(source, settings, shards, source.fingerprint, cfg.trainer.enable_progress_bar)
+        forget_other_shards(shards, [shard_key(settings, source.fingerprint, source.num_members)])
+        protocol = {**source.protocol(), "seed": cfg.seed, "fingerprint": source.fingerprint}
+        return conclude(cfg, write_results(values, settings, folder, protocol, [], None, WORDS), folder)
 
 
 def cost(
@@ -340,7 +354,8 @@ def optimized(cfg: DictConfig) -> float:
     settings = replace(
         make_settings(cfg.evaluation, cfg.seed, data.pass_dims), split="validation", save_scores=False
     )
-    path, of = folder / "results" / "validation.json", shard_key(settings, summary["protocol"]["fingerprint"])
+    path = folder / "results" / "validation.json"
+    of = shard_key(settings, summary["protocol"]["fingerprint"], cfg.ensemble.size)
     kept: Any = read_json(path) if path.is_file() else {}
     if not isinstance(kept, dict) or kept.get("of") != of:
         ensemble = restoring.restore(cfg, data)
@@ -355,12 +370,29 @@ def sample(
 ) -> dict[str, Any]:
     """Draw examples from the target of a run folder, or what the data module draws from its members."""
     options = sampling.Sampling(**OmegaConf.to_container(cfg.sampling, resolve=True))  # type: ignore[arg-type]
-    if hasattr(data, "draw_samples"):
-        sampling.check(options)
-        ensemble = checkpoints.load_ensemble(folder, target, members)
-        seed = cfg.seed if options.seed is None else options.seed
-        return data.draw_samples(ensemble, options.num, options.weighted, seed, folder / "samples")
-    return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
+    with using(folder, "sample"):
+        if hasattr(data, "draw_samples"):
+            sampling.check(options)
+            ensemble = checkpoints.load_ensemble(folder, target, members)
+            seed = cfg.seed if options.seed is None else options.seed
+            return data.draw_samples(ensemble, options.num, options.weighted, seed, folder / "samples")
+        return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
+
+
+@contextlib.contextmanager
+def using(folder: Path, task: str) -> Iterator[None]:
+    """One command at a time on the whole of a run folder; jobs of ``task=fit_member`` hold their members alone.
+
+    Raises:
+        InputError: another command is at work there, or a link leads out of the folder.
+    """
+    if not folder.is_dir():  # the task says so
+        yield
+        return
+    refuse_links(folder)
+    with locks.hold(folder, locks.WHOLE, f"in use (task={task})"):
+        forget_temporaries(folder)
+        yield
 
 
 def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
 from miselbo.runs.plan import trainer_arguments
 from miselbo.runs.schema import SCHEMA
-from miselbo.runtime import processes, stopping
+from miselbo.runtime import faults, processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
@@ -212,7 +212,12 @@ def execute(cfg: DictConfig) -> None:
 
 
 def fail_unforeseen(error: Exception) -> NoReturn:
-    """One line for an error that nothing has foreseen, its stack trace in a file; HYDRA_FULL_ERROR=1 prints it."""
+    """One line for an error of the machine (no space, no memory, ...), or for one that nothing has foreseen.
+
+    The stack trace of the latter is in a file; HYDRA_FULL_ERROR=1 prints it.
+    """
+    if (sentence := faults.explain(error)) is not None:
+        fail(RuntimeError(sentence), faults.STATUS)
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
     text = "".join(traceback.format_exception(error))

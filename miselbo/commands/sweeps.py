@@ -21,9 +21,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from miselbo.errors import InputError, Stopped
+from miselbo.errors import InputError, InUseError, Stopped
 from miselbo.runs import config
 from miselbo.runs.folder import is_free
+from miselbo.runtime import faults, locks
 from miselbo.runtime.files import write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import slurm as srun
@@ -109,6 +110,23 @@ def run_job(
         The job's value where one is asked for; NaN of a job that failed.
     """
     path = sweep / "jobs" / f"{relative(folder, sweep).replace('/', '__')}.json"
+    try:
+        with locks.hold(sweep, path.stem, "in use"):
+            return _run_job(cfg, folder, sweep, overrides, execute, value, path)
+    except InUseError as error:  # its record is the other process'
+        print(f"failed: {' '.join(overrides)}: {error}", file=sys.stderr)
+    return None if value is None else math.nan
+
+
+def _run_job(
+    cfg: DictConfig,
+    folder: Path,
+    sweep: Path,
+    overrides: Sequence[str],
+    execute: Callable[[DictConfig], None],
+    value: Callable[[DictConfig], float] | None,
+    path: Path,
+) -> float | None:
     before = read_record(path)
     record = {"overrides": list(overrides), "run_dir": relative(folder, sweep), "status": "running"}
     started = time.monotonic()
@@ -134,8 +152,9 @@ def run_job(
         )
         raise
     except Exception as error:  # whatever it is, the other jobs run
-        line = first_line(error)
-        text = "" if isinstance(error, InputError) else traceback.format_exc()
+        fault = faults.explain(error)
+        line = fault or first_line(error)
+        text = "" if isinstance(error, InputError) or fault else traceback.format_exc()
         seconds = time.monotonic() - started
         failed = {**record, "status": "failed", "error": line, "traceback": text, "seconds": seconds}
         write_json(path, failed)

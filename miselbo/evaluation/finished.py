@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 from miselbo.runs.folder import config_path, load_folder, stored
+from miselbo.runtime import locks
 
 if TYPE_CHECKING:
     from miselbo.ensemble import Ensemble
@@ -54,7 +55,8 @@ class Run:
         """Write the report anew; returns the page's path."""
         from miselbo import report
 
-        return report.write(self.folder)
+        with locks.hold(self.folder, locks.WHOLE, "in use (report)"):
+            return report.write(self.folder)
 
 
 def load_run(path: str | Path, trust: Sequence[str] = ()) -> Run:

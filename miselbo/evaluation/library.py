@@ -20,6 +20,7 @@ from miselbo.evaluation.shards import score_all
 from miselbo.evaluation.summary import write_results
 from miselbo.models.conditional import adopt
 from miselbo.protocols import fingerprint
+from miselbo.runtime import locks
 from miselbo.runtime.progress import Meter
 
 Weights = Tensor | Sequence[float] | None
@@ -223,9 +224,10 @@ def _results(
     """Score everything, write the tables into the folder or a passing one, and read them."""
     if folder is not None:
         place = Path(folder)
-        values = score_all(source, settings, place / "results" / "shards", stamp, progress)
-        write_results(values, settings, place, protocol, [], None, words)
-        return Result.read(place)
+        with locks.hold(place, locks.WHOLE, "in use (evaluate)"):
+            values = score_all(source, settings, place / "results" / "shards", stamp, progress)
+            write_results(values, settings, place, protocol, [], None, words)
+            return Result.read(place)
     fitting, parts, done = Fitting(source, settings, None), [], 0
     meter = Meter("evaluate", source.num_data, progress)
     for index, batch in source.batches():

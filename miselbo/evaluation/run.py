@@ -101,7 +101,7 @@ def evaluate(
                 processes,
                 source.num_data,
             )
-        keys.append(shard_key(settings, data_stamp))
+        keys.append(shard_key(settings, data_stamp, source.num_members))
         return score_all(source, settings, shards, data_stamp, request.progress, share)
 
     goal = request.stop_at_se

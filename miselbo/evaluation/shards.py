@@ -6,70 +6,114 @@ examples.
 
 import hashlib
 import json
-import shutil
+import re
 import zipfile
-from collections.abc import Collection
-from dataclasses import asdict
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+import torch
 from torch import Tensor
 
 from miselbo.errors import InputError
-from miselbo.evaluation.scoring import Fitting, Keep, Source
+from miselbo.evaluation.scoring import Fitting, Keep, Source, accumulators
 from miselbo.evaluation.settings import Settings
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime import faults
+from miselbo.runtime.files import atomic, memory_map, write_text
 from miselbo.runtime.progress import Meter
+from miselbo.runtime.words import shown
 
-SHARD_FORMAT = 5  # goes up when the arrays of a shard change, so that older shards are not mixed in
+NAME = re.compile(r"\d{8}\.npz")  # of a shard: the position of its first example
+KEY = re.compile(r"[0-9a-f]{16}")  # of a folder of shards
+OWN = ("key", "checksum")  # arrays of a shard that are no values
+SCORES = ("log_p.npy", "log_q.npy", "index.npy", "key")
 
 
-def shard_key(settings: Settings, stamp: str) -> str:
-    """Name of the folder of shards: a hash of the settings and of the ensemble's and the data's fingerprint."""
+def shard_key(settings: Settings, stamp: str, members: int) -> str:
+    """Name of the folder of shards: a hash of the settings, the fingerprint of ensemble and data, and the format."""
     scoring = asdict(settings)
     del scoring["confidence"]  # no score depends on it
-    content = json.dumps([scoring, stamp, SHARD_FORMAT], sort_keys=True)
+    content = json.dumps([scoring, stamp, shard_format(settings, members)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def shard_format(settings: Settings, members: int) -> list[str]:
+    """Names, types and axes of a shard's arrays as this version writes them, from two samples of one example.
+
+    Shards of a version that keeps other arrays have another key and are scored again, not misread.
+    """
+    few = replace(settings, num_samples=2, grid=(1, 2))
+    log_p, log_q = torch.zeros(1, members, 2), torch.zeros(1, members, 2, members)
+    found = dict[str, Tensor]()
+    for sums in accumulators(members, few):
+        sums.update(log_p, log_q)
+        found |= sums.result()
+    return sorted(f"{name} {value.dtype} {value.ndim}" for name, value in found.items())
 
 
 def write_shards(
     source: Source, settings: Settings, folder: Path, meter: Meter, rank: int = 0, processes: int = 1
-) -> None:
-    """Score the batches rank, rank + processes, ... that have no shard in ``folder`` yet."""
+) -> list[tuple[Path, Tensor]]:
+    """Score the batches rank, rank + processes, ... that have no shard in ``folder`` yet.
+
+    Returns:
+        The shard of every batch, those of other processes included, and the numbers of its examples.
+    """
     keeping = None
     if settings.save_scores:
         keeping = ScoreFiles(folder.parent.parent / "scores", source, settings).rows
     fitting = Fitting(source, settings, keeping)
-    done = 0
+    done, places = 0, []
     for number, (index, batch) in enumerate(source.batches()):
         path = folder / f"{done:08d}.npz"
         rows = slice(done, done + len(index))
         done = rows.stop
+        places.append((path, index))
         if number % processes != rank:
             continue
         if path.exists():
-            check_shard(path, index)
+            read_shard(path, index)
             meter.skip(done)
             continue
-        values = fitting.score(index, batch, rows)
+        values = {"key": np.array(folder.name), **fitting.score(index, batch, rows)}
         with atomic(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, key=np.array(folder.name), **values)  # type: ignore[arg-type]
+            stored: Any = {**values, "checksum": np.array(checksum(values))}
+            np.savez(file, **stored)
         meter.update(done)
+    return places
 
 
-def check_shard(path: Path, index: Tensor) -> None:
-    """Refuse a shard that is not of this evaluation.
+def checksum(values: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays, their names, types and shapes.
+
+    Example:
+        >>> checksum({"a": np.zeros(2)}) == checksum({"a": np.zeros(3)})
+        False
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape} ".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def read_shard(path: Path, index: Tensor) -> dict[str, np.ndarray]:
+    """The values of one shard, which must be of this evaluation and as it was written.
 
     Raises:
-        InputError: another ensemble, seed, setting or other examples; or not a shard at all.
+        InputError: another ensemble, seed, setting or other examples; changed, damaged, or not a shard at all.
     """
     fix = f"Delete {path}; the same command scores these examples again."
     try:
-        with np.load(path, allow_pickle=False) as shard:
-            key, examples = str(shard["key"]), shard["index"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with np.load(path, allow_pickle=False) as file:
+            values = {name: file[name] for name in file.files}
+        key, examples, stamped = str(values["key"]), values["index"], str(values.pop("checksum"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and faults.explain(error) is not None:
+            raise
         raise InputError(f"{path} cannot be read as scores of an evaluation ({error}). {fix}") from error
     if key != path.parent.name:
         raise InputError(
@@ -78,22 +122,69 @@ def check_shard(path: Path, index: Tensor) -> None:
         )
     if not np.array_equal(examples, index.cpu().numpy()):
         raise InputError(f"{path} holds scores of {len(examples)} other examples than its place says. {fix}")
+    if checksum(values) != stamped:
+        raise InputError(f"{path} was changed after it was written: its checksum differs. {fix}")
+    return {name: value for name, value in values.items() if name not in OWN}
 
 
-def read_shards(folder: Path) -> dict[str, np.ndarray]:
-    """All shards of a folder, examples on the first axis."""
-    parts = []
-    for path in sorted(folder.glob("[0-9]*.npz")):
-        with np.load(path, allow_pickle=False) as shard:
-            parts.append({name: shard[name] for name in shard.files if name != "key"})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def read_shards(places: Sequence[tuple[Path, Tensor]]) -> dict[str, np.ndarray]:
+    """The named shards, examples on the first axis, every example exactly once.
+
+    Raises:
+        InputError: one is missing or not of this evaluation, or an example is in two.
+    """
+    if missing := [path for path, _ in places if not path.exists()]:
+        raise InputError(
+            f"{missing[0]} has gone while the evaluation ran ({len(missing)} of {len(places)} are missing): the same "
+            "command scores these examples again"
+        )
+    parts = [read_shard(path, index) for path, index in places]
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    numbers, counts = np.unique(values["index"], return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{places[0][0].parent}: example {numbers[counts > 1][0]} is in two shards: delete the folder"
+        )
+    return values
 
 
 def forget_other_shards(folder: Path, keys: Collection[str]) -> None:
-    """Remove the shards of earlier evaluations, those not named in ``keys``."""
-    for other in folder.iterdir():
+    """Remove the shards of earlier evaluations, those not named in ``keys``; name what is none and leave it alone."""
+    stray = []
+    for other in sorted(folder.iterdir()):
+        if other.is_symlink() or not other.is_dir() or not KEY.fullmatch(other.name):
+            stray.append(other)
+            continue
+        ours, others = sorted_out(other)
         if other.name not in keys:
-            shutil.rmtree(other)
+            stray += others
+            for path in ours:
+                path.unlink(missing_ok=True)
+            if not others:
+                other.rmdir()
+    if stray:
+        names = ", ".join(shown(path.relative_to(folder)) for path in stray[:3])
+        print(f"{folder}: left alone {len(stray)} that no evaluation of miselbo has written: {names}")
+
+
+def sorted_out(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What is in a folder of shards: shards and what a killed process left of one, and anything else."""
+    ours: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        half = re.fullmatch(r"\.\d{8}\.npz\..*\.tmp", path.name) is not None
+        plain = path.is_file() and not path.is_symlink()
+        (ours if plain and (half or _is_shard(path)) else others).append(path)
+    return ours, others
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether an evaluation has written a file: by its name and by the key in it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return NAME.fullmatch(path.name) is not None and str(file["key"]) == path.parent.name
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 class ScoreFiles:
@@ -128,8 +219,7 @@ def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> A
         existing = np.load(path, mmap_mode="r+", allow_pickle=False)
         if existing.shape == shape:
             return existing
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return memory_map(path, shape, dtype)
 
 
 def scores_bytes(source: Source, settings: Settings) -> int:
@@ -159,7 +249,7 @@ def score_all(
     Returns:
         Arrays of :func:`score_batch` with the examples of all batches on the first axis.
     """
-    shards = folder / shard_key(settings, stamp)
+    shards = folder / shard_key(settings, stamp, source.num_members)
     shards.mkdir(parents=True, exist_ok=True)
     if settings.save_scores:
         print(
@@ -172,16 +262,22 @@ def score_all(
     if share is not None:
         share(shards)
     meter = Meter("evaluate", source.num_data, show)
-    write_shards(source, settings, shards, meter)
+    places = write_shards(source, settings, shards, meter)
     meter.close()
-    return read_shards(shards)
+    known = {path for path, _ in places}
+    if strays := [path.name for path in sorted(shards.glob("*.npz")) if path not in known]:
+        print(
+            f"{shards}: left alone {len(strays)} files that are not of this evaluation: {', '.join(strays[:3])}"
+        )
+    return read_shards(places)
 
 
 def claim_scores(folder: Path, shards: Path) -> None:
     """Start ``scores`` anew when they are of another evaluation; shards without their scores are redone."""
     key = folder / "key"
     if not key.exists() or key.read_text() != shards.name:
-        shutil.rmtree(folder, ignore_errors=True)
-        for shard in shards.iterdir():
+        for name in SCORES:
+            (folder / name).unlink(missing_ok=True)
+        for shard in sorted_out(shards)[0]:
             shard.unlink()
         write_text(key, shards.name)

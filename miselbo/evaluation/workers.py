@@ -14,7 +14,7 @@ from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import write_shards
 from miselbo.runs.building import build
 from miselbo.runs.restore import restore
-from miselbo.runtime import machine, stopping
+from miselbo.runtime import faults, machine, stopping
 from miselbo.runtime.processes import end, follow_parent
 from miselbo.runtime.progress import Meter
 
@@ -75,6 +75,11 @@ def _work(text: str, settings: Settings, device: str, rank: int, count: int, sha
             _score(text, settings, device, rank, count, shards)
     except Stopped:
         sys.exit(stopping.STATUS)
+    except Exception as error:
+        if (fault := faults.explain(error)) is None:
+            raise
+        print(f"error in evaluation process {rank}: {fault}", file=sys.stderr)
+        sys.exit(faults.STATUS)
 
 
 def _score(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:

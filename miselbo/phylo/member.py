@@ -14,6 +14,7 @@ from miselbo.noise import derive
 from miselbo.phylo import rounds
 from miselbo.phylo.objective import Objective, bound, coefficients
 from miselbo.phylo.vbpi import Posterior, Vbpi
+from miselbo.runs.tidy import Recorder
 from miselbo.runtime import stopping
 
 COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
@@ -62,6 +63,7 @@ class Training:
         self.bounds: list[float] = []  # of this epoch's iterations
         self.checks: list[rounds.Check] = []  # at the end of every round, where there may be several
         self.save: Callable[[], None] | None = None
+        self.recorder = Recorder()
 
     @property
     def last_step(self) -> int:
@@ -182,6 +184,7 @@ class Training:
             "counts": {name: getattr(self, name) for name in COUNTS},
             "bounds": list(self.bounds),
             "checks": list(self.checks),
+            "curve": self.recorder.kept(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -193,3 +196,4 @@ class Training:
             setattr(self, name, state["counts"][name])
         self.bounds = list(state.get("bounds", []))
         self.checks = [tuple(found) for found in state.get("checks", [])]
+        self.recorder.restore(state.get("curve"))

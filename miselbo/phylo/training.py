@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo.ensemble import Ensemble
@@ -20,7 +19,7 @@ from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks
-from miselbo.runtime.files import atomic
+from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.fit import fit_each
 
@@ -62,7 +61,7 @@ def fit_member(
         training = Training(target, member, settings, plan.epochs, derive(plan.seed, s))
         if resume.exists():
             training.load_state(checkpoints.load_file(resume))
-        run_epochs(plan, training, s, loggers(s), resume)
+        run_epochs(plan, training, s, [*loggers(s), training.recorder], resume)
         info = {
             "stage": f"train q{s}",
             "seed": training.seed,
@@ -71,6 +70,7 @@ def fit_member(
             "skipped_steps": training.skipped,
             "checks": [list(found) for found in training.checks],
             "decoder_passes": training.step * settings.num_particles,
+            "curve": training.recorder.kept(),
         }
         checkpoints.save(path, "member", member, target, member=s, **info)
         resume.unlink(missing_ok=True)
@@ -84,8 +84,7 @@ def run_epochs(
     saved = time.monotonic()
 
     def save() -> None:
-        with atomic(resume) as temporary:
-            torch.save(training.state(), temporary)
+        write_tensors(resume, training.state())
 
     training.save = save
     while not training.finished:

@@ -6,7 +6,7 @@ target it was trained against; a member of another target is refused.
 
 import pickle
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.protocols import Stateful, fingerprint
-from miselbo.runtime.files import atomic
+from miselbo.runtime import faults
+from miselbo.runtime.files import write_tensors
 
 FORMAT = "miselbo checkpoint 1"
 
@@ -50,11 +51,11 @@ def save(path: Path, kind: str, module: Stateful, target: Stateful, **info: Any)
         "format": FORMAT,
         "kind": kind,
         "state": state,
+        "fingerprint": fingerprint(module),
         "target_fingerprint": fingerprint(target),
         **info,
     }
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    write_tensors(path, content)
 
 
 def read(path: Path, kind: str) -> dict[str, Any]:
@@ -83,10 +84,11 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def load_file(path: Path) -> Any:
-    """What a checkpoint file holds; InputError when it cannot be read."""
+def load_file(path: Path, in_memory: bool = True) -> Any:
+    """What a checkpoint file holds, its tensors mapped from the file if not ``in_memory``; InputError if unreadable."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()  # torch's own words hide why a file cannot be opened
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -96,6 +98,8 @@ def load_file(path: Path) -> Any:
         KeyError,
         OSError,
     ) as error:
+        if isinstance(error, OSError) and faults.explain(error) is not None:
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]  # no advice of torch's
         raise InputError(
             f"{path} cannot be read as a checkpoint ({reason}): damaged, or not of this project"
@@ -104,13 +108,22 @@ def load_file(path: Path) -> Any:
 
 def load_state(module: Stateful, content: dict[str, Any], path: Path) -> None:
     """Load tensors into a module; InputError with the names that do not fit."""
-    have = {name: tuple(tensor.shape) for name, tensor in content["state"].items()}
-    want = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    have, want = _forms(content["state"]), _forms(module.state_dict())
     if have != want:
         wrong = sorted(name for name in have.keys() | want.keys() if have.get(name) != want.get(name))
         listed = ", ".join(f"{name}: file {have.get(name)}, model {want.get(name)}" for name in wrong[:4])
         raise InputError(f"{path} holds another model: {len(wrong)} tensors do not fit ({listed}, ...)")
     module.load_state_dict(content["state"])
+
+
+def _forms(state: Mapping[str, Any]) -> dict[str, str]:
+    """Shape, and type of number where it is not float32, of each tensor."""
+    return {
+        name: f"{tuple(value.shape)}{'' if value.dtype == torch.float32 else f' {value.dtype}'}"
+        if isinstance(value, torch.Tensor)
+        else type(value).__name__
+        for name, value in state.items()
+    }
 
 
 def load_target(folder: Path, target: Stateful) -> str:
@@ -128,7 +141,14 @@ def load_target(folder: Path, target: Stateful) -> str:
 
 
 def load_member(folder: Path, member: int, module: Stateful, target_fingerprint: str) -> dict[str, Any]:
-    """Fill ``module`` with q_member, checking that it was trained against this target; returns what is kept beside."""
+    """Fill ``module`` with q_member, checking that it is this member, unchanged, trained against this target.
+
+    Returns:
+        What is kept beside its tensors.
+
+    Raises:
+        InputError: it is not, or cannot be read.
+    """
     path = member_path(folder, member)
     content = read(path, "member")
     if content["target_fingerprint"] != target_fingerprint:
@@ -137,8 +157,27 @@ def load_member(folder: Path, member: int, module: Stateful, target_fingerprint:
             f"target has {target_fingerprint[:12]}): the members of an ensemble need one common target. "
             "Remove the file to train this member again."
         )
+    number = content.get("member", member)  # none in the files of early versions
+    if number != member:
+        raise InputError(
+            f"{path} holds q{number}, not q{member}: a copy under another name would count one member twice. Put "
+            f"q{member}'s own file there, or remove it to train this member again."
+        )
     load_state(module, content, path)
-    return {key: value for key, value in content.items() if key != "state"}
+    found, stamped = fingerprint(module), content.get("fingerprint")
+    if stamped not in (None, found):
+        raise InputError(
+            f"{path} was changed after it was written: fingerprint {found[:12]}, stamped {stamped[:12]}. Put the file "
+            "back as it was, or remove it to train this member again."
+        )
+    return {key: value for key, value in content.items() if key not in ("state", "curve", "joint_curve")}
+
+
+def curve(folder: Path, member: int, name: str = "curve") -> list[tuple[int, str, float]] | None:
+    """The training curve that a finished member's checkpoint keeps, see :class:`miselbo.runs.tidy.Recorder`."""
+    content = load_file(member_path(folder, member), in_memory=False)
+    rows = content.get(name) if isinstance(content, dict) else None
+    return None if rows is None else [(int(step), str(metric), float(value)) for step, metric, value in rows]
 
 
 def missing_members(folder: Path, size: int) -> list[int]:

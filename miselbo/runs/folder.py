@@ -1,5 +1,6 @@
 """The run folder's own copy of its configuration: claiming, recognising and loading a folder."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from miselbo.runs.config import (
     unknown_key,
 )
 from miselbo.runs.stored import read_stored
-from miselbo.runtime.files import write_text
+from miselbo.runtime import faults
+from miselbo.runtime.files import forget_temporaries, is_temporary, write_text
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
@@ -39,6 +41,17 @@ ADDED = {
     "ensemble.sampled": None, "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
     "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
 }  # fmt: skip
+
+
+WRITTEN = (".hydra", ".locks", "members", "results", "results/shards", "results/scores", "curves", "figures")
+OWN = (
+    *(part.split("/")[0] for part in WRITTEN),
+    "metrics.csv",
+    "nvlabs",
+    "samples",
+    "report.html",
+    "report.md",
+)
 
 
 def is_free(key: str) -> bool:
@@ -105,10 +118,35 @@ def check_folder(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} is the run folder of another configuration: {listed}. "
                 "Use another run_dir, or the same settings to go on with this run."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(map(_is_content, folder.rglob("*"))):
         raise InputError(
             f"{folder} is not empty and is no run folder of miselbo (no .hydra/config.yaml): use another run_dir"
         )
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a run folder with links where its commands write and delete: they would do so outside of it.
+
+    A checkpoint may be a link, as it is replaced and not followed; so may the run folder itself.
+
+    Raises:
+        InputError: names the link.
+    """
+    for place in (folder, *(folder / part for part in WRITTEN)):
+        if not place.is_dir() or place.is_symlink():
+            continue
+        for path in sorted(place.iterdir()):
+            ours = path.name in OWN if place == folder else place.name != "members" or path.is_dir()
+            if ours and path.is_symlink():
+                raise InputError(
+                    f"{path} is a link to {os.readlink(path)}: what this command writes or deletes there would be "
+                    "outside the run folder. Put a folder or file in its place; the run folder itself may be a link."
+                )
+
+
+def _is_content(path: Path) -> bool:
+    """Whether something in a folder is more than what a command leaves that failed before its first file."""
+    return path.is_symlink() or (path.is_file() and path.parent.name != ".locks" and not is_temporary(path))
 
 
 def claim_folder(cfg: DictConfig, folder: Path) -> None:
@@ -118,10 +156,14 @@ def claim_folder(cfg: DictConfig, folder: Path) -> None:
         InputError: as :func:`check_folder`, nothing is written then; or the folder cannot be written to.
     """
     check_folder(cfg, folder)
+    refuse_links(folder)
     try:
         write_text(config_path(folder), OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
-        raise InputError(f"cannot write to run_dir={folder}: {error.strerror}") from None
+        raise InputError(
+            f"cannot write to run_dir={folder}: {faults.explain(error) or error.strerror}"
+        ) from None
+    forget_temporaries(folder)
 
 
 def quoted(path: Path) -> str:

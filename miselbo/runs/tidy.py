@@ -1,14 +1,15 @@
-"""``metrics.csv``, the training curves of a run."""
+"""The training curves of a run: in ``metrics.csv``, and in memory for resume points and checkpoints."""
 
 import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from miselbo.runtime.files import atomic
+from miselbo.runs.rows import LEFT_OUT, Curve, curve_rows, read_rows, write_rows
+from miselbo.runtime.files import naming
 
 
 class TidyMetrics(Logger):
@@ -22,9 +23,7 @@ class TidyMetrics(Logger):
         left_out: metrics without a row.
     """
 
-    FIELDS = ("member", "step", "metric", "value")
-
-    def __init__(self, path: Path, member: int, left_out: Collection[str] = ("epoch",)):
+    def __init__(self, path: Path, member: int, left_out: Collection[str] = LEFT_OUT):
         super().__init__()
         self.path = path
         self.member = member
@@ -50,19 +49,58 @@ class TidyMetrics(Logger):
         step = step or 0
         if not self._rewound:
             self._rewind(step)
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             for name, value in metrics.items():
                 if name not in self.left_out:
                     writer.writerow([self.member, step, name, repr(float(value))])
 
     def _rewind(self, step: int) -> None:
-        rows: list[list[str]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == 4][1:]
-        with atomic(self.path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.FIELDS)
-            writer.writerows(row for row in rows if int(row[0]) != self.member or int(row[1]) < step)
+        rows = read_rows(self.path)
+        write_rows(self.path, (row for row in rows if int(row[0]) != self.member or int(row[1]) < step))
         self._rewound = True
+
+
+class Recorder(Logger):
+    """A member's curve in memory, for its resume point and its checkpoint.
+
+    Attributes:
+        rows: (step, metric, value), in the order in which they were logged.
+
+    Example:
+        >>> recorder = Recorder()
+        >>> recorder.log_metrics({"train/elbo": -1.5}, 3)
+        >>> recorder.rows
+        [(3, 'train/elbo', -1.5)]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: Curve = []
+        self._whole = True
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "recorder"
+
+    @property
+    def version(self) -> int:
+        """Version of the rows."""
+        return 1
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The resolved configuration is in the run folder already."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values of one step."""
+        self.rows += curve_rows(metrics, step or 0)
+
+    def restore(self, rows: Iterable[Sequence[Any]] | None) -> None:
+        """Go on from the rows of a resume point; None in that of an early version, whose rows are in the file alone."""
+        self._whole = rows is not None
+        self.rows = [(int(step), str(name), float(value)) for step, name, value in rows or ()]
+
+    def kept(self, more: Curve | None = None) -> list[list[Any]] | None:
+        """The rows, and ``more``, as plain JSON types; None where the first ones are missing."""
+        return [list(row) for row in (*self.rows, *(more or ()))] if self._whole else None

@@ -7,10 +7,7 @@ folder of the user's own in the temporary one, none; what is not the usual place
 
 import contextlib
 import functools
-import os
-import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing import parent_process
 from pathlib import Path
@@ -18,6 +15,8 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+
+from miselbo.runtime.files import own_temporary
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -74,7 +73,7 @@ def say(what: str) -> None:
 def _cache(function: Callable[..., Any]) -> KernelCache | None:
     with contextlib.suppress(RuntimeError):  # numba's word for no place
         return KernelCache(function)
-    folder = temporary()
+    folder = own_temporary()
     if folder is not None:
         with contextlib.suppress(RuntimeError), _numba_keeps_in(folder):
             cache = KernelCache(function)
@@ -82,19 +81,6 @@ def _cache(function: Callable[..., Any]) -> KernelCache | None:
             return cache
     say("cannot be kept anywhere: each run compiles them anew")
     return None
-
-
-@functools.cache
-def temporary() -> Path | None:
-    """A folder below the temporary one that nobody else writes to, as code is loaded from it; None if none can be."""
-    try:
-        folder = Path(tempfile.gettempdir(), f"miselbo-{os.getuid()}")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        state = folder.lstat()
-    except OSError:
-        return None
-    own = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
-    return folder if own else None
 
 
 @contextlib.contextmanager

@@ -1,31 +1,39 @@
-"""Locks on parts of a run folder, so that two commands never train the same member. A killed process leaves none."""
+"""Locks on parts of a run folder, so that two commands never do the same work. A killed process leaves none."""
 
 import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own, which sets its rank
 
-from miselbo.errors import InputError
-from miselbo.runtime.files import write_json
+from miselbo.errors import InUseError
+from miselbo.runtime.files import alive, write_json
+from miselbo.runtime.processes import GRACE
+
+WHOLE = "folder"  # the part that a command holds which reads or writes all of a folder
 
 
 @contextlib.contextmanager
-def hold(folder: Path, part: str) -> Iterator[None]:
+def hold(folder: Path, part: str, doing: str = "being trained") -> Iterator[None]:
     """Hold the lock ``<folder>/.locks/<part>``; the operating system releases it however the process ends.
 
-    Only the first of several processes of one training takes it. A file system without locks is used without them.
+    Only the first of several processes of one training takes it. A worker whose main process was killed is waited for:
+    it ends by itself. A file system without locks is used without them.
 
     Args:
         folder: run folder.
-        part: what is worked on, such as "q3".
+        part: what is worked on, such as "q3", or :data:`WHOLE`.
+        doing: what is done to it, for another process' message.
 
     Raises:
-        InputError: another process holds it.
+        InUseError: another process holds it.
 
     Example:
         >>> import tempfile
@@ -39,26 +47,59 @@ def hold(folder: Path, part: str) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(place / f"{part}.lock", timeout=0), place / f"{part}.json"
     try:
-        lock.acquire()
+        acquire(lock, owner, GRACE)
     except NotImplementedError:
         print(f"{folder} is on a file system without locks: start no other command on it", flush=True)
         yield
         return
     except Timeout:
-        raise InputError(
-            f"{part} of {folder} is being trained by another process ({_owner(owner)}): wait for it, or stop it"
+        found = _read(owner)
+        what = f"{folder}" if part == WHOLE else f"{part} of {folder}"
+        raise InUseError(
+            f"{what} is {found.get('doing', doing)} by another process ({_number(found)}): wait for it, or stop it"
         ) from None
     try:
-        write_json(owner, {"host": socket.gethostname(), "process": os.getpid()})
+        parent = None if parent_process() is None else os.getppid()
+        mine = {"host": socket.gethostname(), "process": os.getpid(), "parent": parent, "doing": doing}
+        write_json(owner, mine)
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            owner.unlink(missing_ok=True)
         lock.release()
 
 
-def _owner(path: Path) -> str:
+def acquire(lock: FileLock, owner: Path, patience: float) -> None:
+    """Take a lock, at once or, where its owner is a worker that a killed command has left, when that one has ended.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            lock.acquire()
+            return
+        except Timeout:
+            if time.monotonic() > end or not _left_alone(_read(owner)):
+                raise
+        time.sleep(0.1)
+
+
+def _left_alone(owner: dict[str, Any]) -> bool:
+    parent = owner.get("parent")
+    return owner.get("host") == socket.gethostname() and isinstance(parent, int) and not alive(parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-        return f"number {found['process']} on {found['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(owner: dict[str, Any]) -> str:
+    if "process" not in owner or "host" not in owner:
         return "which has just started"
+    return f"number {owner['process']} on {owner['host']}"

@@ -1,11 +1,14 @@
 """Settings of the process that make small networks fast on a CPU; results do not depend on them."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import torch
 
 from miselbo.errors import InputError
+from miselbo.runtime.files import own_temporary
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 _LARGEST = 32 * 2**20
@@ -22,12 +25,24 @@ def prepare(num_threads: int | None) -> None:
     """
     if num_threads:
         torch.set_num_threads(num_threads)
+    find_room_for_matplotlib()
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def find_room_for_matplotlib() -> None:
+    """Where the home cannot be written to, let matplotlib keep its fonts elsewhere, without three lines of warning."""
+    home = Path(os.path.expanduser("~"))
+    places = (home / ".config" / "matplotlib", home / ".config", home)
+    there = next((place for place in places if place.exists()), None)
+    if "MPLCONFIGDIR" not in os.environ and not (there and os.access(there, os.W_OK)):
+        own = own_temporary()
+        if own is not None:
+            os.environ["MPLCONFIGDIR"] = str(own / "matplotlib")
 
 
 def check_accelerator(name: object) -> None:

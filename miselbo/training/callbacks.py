@@ -1,17 +1,28 @@
 """What happens beside the training steps: resume points, the ensemble's validation scores, progress, tidy metrics."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miselbo.bounds.running import RunningBounds
+from miselbo.runs.rows import curve_rows
+from miselbo.runs.tidy import Recorder
 from miselbo.runtime import stopping
+from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.parallel import collectives
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place and renamed, not by way of the system's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """A kill, or a full disk, leaves the previous one."""
+        write_tensors(Path(path), checkpoint)
 
 
 class ResumePoint(pl.callbacks.Checkpoint):
@@ -21,12 +32,18 @@ class ResumePoint(pl.callbacks.Checkpoint):
     epoch's training curves, and ends the training. Several processes stop at the end of the epoch.
     """
 
-    def __init__(self, path: Path, interval: float = 20.0):
+    def __init__(self, path: Path, interval: float = 20.0, recorder: Recorder | None = None):
         self.path = path
+        self.recorder = recorder or Recorder()
+        self._epoch_ends = False
         self.interval = interval
         self._last = time.monotonic()
         self._sums: dict[str, Any] = {}  # of the part of an epoch that an earlier process trained
         self._inside_epoch = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write as all files of a run folder are written."""
+        trainer.strategy.checkpoint_io = AtomicIO()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the data go on where an earlier process stopped; the iterator was made before that was known."""
@@ -63,23 +80,30 @@ class ResumePoint(pl.callbacks.Checkpoint):
         """Write, then rename: a kill leaves the previous resume point."""
         due = bool(time.monotonic() - self._last >= self.interval) or stopping.requested()
         if trainer.strategy.broadcast(due):
+            self._epoch_ends = True
             self._save(trainer)
+            self._epoch_ends = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The end of the last epoch is saved."""
         stopping.check()
 
     def _save(self, trainer: pl.Trainer) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._last = time.monotonic()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Inside an epoch, add the sums of its training curves."""
+        """Add the member's curve, and inside an epoch the sums of the part of it that is still to be logged."""
+        pending = None
+        if self._epoch_ends:  # Lightning logs its values after this callback
+            loop = trainer.fit_loop.epoch_loop
+            metrics: Any = trainer._logger_connector.metrics["log"]
+            if metrics:
+                step = loop._batches_that_stepped - 1
+                pending = curve_rows({**metrics, "epoch": trainer.current_epoch}, step)
+        checkpoint["curve"] = self.recorder.kept(pending)
         if self._inside_epoch:
             results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
             checkpoint["epoch_sums"] = {
@@ -93,6 +117,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
     ) -> None:
         """Keep them until the first batch has made the curves anew."""
         self._sums = checkpoint.get("epoch_sums", {})
+        self.recorder.restore(checkpoint.get("curve"))
 
 
 class EnsembleMonitor(pl.Callback):

@@ -12,6 +12,7 @@ from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Loggers, TrainingPlan, able
+from miselbo.runs.tidy import Recorder
 from miselbo.runtime import locks
 from miselbo.training.callbacks import EnsembleMonitor, EpochMeter, ResumePoint
 from miselbo.training.joint import fine_tune
@@ -103,7 +104,7 @@ def fit_member(
     own = [members[0], members[s - 1]] if s > 1 else [members[0]]
     module = MemberTraining(target, own, Objective(**plan.objective), seed, member=s)
     if collectives.rank():  # rank 0 writes, the others read
-        _train(data, plan, folder, loggers, module)
+        _train(data, plan, folder, loggers, module, Recorder())
         collectives.barrier()
         checkpoints.load_member(folder, s, members[s - 1], checkpoints.load_target(folder, target))
         return
@@ -111,13 +112,15 @@ def fit_member(
         if path.exists() and collectives.size() == 1:  # another process has finished it since
             checkpoints.load_finished(folder, target, members, {1, s})
             return
-        _train(data, plan, folder, loggers, module)
+        recorder = Recorder()
+        _train(data, plan, folder, loggers, module, recorder)
         info = {
             "seed": seed,
             "seconds": module.seconds,
             "steps": module.global_step,
             "skipped_steps": module.skipped,
             "decoder_passes": int(module.examples_seen),
+            "curve": recorder.kept(),
         }
         if s == 1:
             checkpoints.save(checkpoints.target_path(folder), "target", target, target, **plan.record)
@@ -128,18 +131,25 @@ def fit_member(
     collectives.barrier()
 
 
-def _train(data: Any, plan: TrainingPlan, folder: Path, loggers: Loggers, module: MemberTraining) -> None:
+def _train(
+    data: Any,
+    plan: TrainingPlan,
+    folder: Path,
+    loggers: Loggers,
+    module: MemberTraining,
+    recorder: Recorder,
+) -> None:
     resume = checkpoints.resume_path(folder, module.member)
     resume.parent.mkdir(parents=True, exist_ok=True)
     data.stream_seed = module.seed
     callbacks = [
         EnsembleMonitor(plan.monitor_samples),
-        ResumePoint(resume, plan.resume_interval),
+        ResumePoint(resume, plan.resume_interval, recorder),
         EpochMeter(f"q{module.member}", plan.progress),
     ]
     epochs = plan.epochs_of(module.member)
     validations = plan.trainer.get("check_val_every_n_epoch") or max(epochs // 10, 1)
-    logs = loggers(module.member)
+    logs = [*loggers(module.member), recorder]
     run_trainer(
         plan, data, folder, module, callbacks, logs, resume, epochs, check_val_every_n_epoch=validations
     )

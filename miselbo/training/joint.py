@@ -18,6 +18,7 @@ from miselbo.noise import derive
 from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan
+from miselbo.runs.tidy import Recorder
 from miselbo.training.callbacks import EpochMeter, ResumePoint
 from miselbo.training.parallel import collectives
 from miselbo.training.trainer import run_trainer
@@ -167,13 +168,14 @@ def fine_tune(
     module = JointTraining(target, members, plan.joint or Joint(), derive(plan.seed, JOINT))
     data.stream_seed = module.seed
     started = time.perf_counter()
-    _run(data, plan, folder, loggers(0), module, resume)
+    recorder = Recorder()
+    _run(data, plan, folder, [*loggers(0), recorder], module, resume, recorder)
     module._target.verify()
     for s, member in zip(every, members, strict=True) if writes else ():
         info = {
             key: value
             for key, value in before[s].items()
-            if key in ("seed", "steps", "skipped_steps", "member")
+            if key in ("seed", "steps", "skipped_steps", "member", "curve")
         }
         info |= {
             "seconds": before[s]["seconds"] + (time.perf_counter() - started) / len(every),
@@ -182,6 +184,8 @@ def fine_tune(
             "trained_with": every,
             "stage": f"train {'p and q1' if s == 1 else f'q{s}'}, with its share of the joint training",
         }
+        if s == 1:
+            info["joint_curve"] = recorder.kept()
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
     if writes:
         resume.unlink(missing_ok=True)
@@ -200,10 +204,11 @@ def _run(
     loggers: Sequence[Logger],
     module: JointTraining,
     resume: Path,
+    recorder: Recorder,
 ) -> None:
     epochs = max(1, round(module.options.epoch_share * plan.epochs))
     callbacks = [
-        ResumePoint(resume, plan.resume_interval),
+        ResumePoint(resume, plan.resume_interval, recorder),
         EpochMeter("jointly", plan.progress),
     ]
     arguments = {"check_val_every_n_epoch": epochs, "limit_val_batches": 0}

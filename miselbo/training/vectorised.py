@@ -20,7 +20,8 @@ from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan, able
-from miselbo.runtime.files import atomic
+from miselbo.runs.tidy import Recorder
+from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.stack import Stack, signature
 
@@ -86,7 +87,7 @@ def fit_together(
     chosen_members = [members[s - 1] for s in numbers]
     warn_of_copies(numbers, chosen_members)
     training = Training(target, chosen_members, numbers, settings, plan)
-    training.run(folder, [loggers(s) for s in numbers])
+    training.run(folder, [[*loggers(s), training.recorders[s]] for s in numbers])
     path = checkpoints.target_path(folder)
     checkpoints.save(path, "target", target, target, **plan.record)
     together = f"q{numbers[0]}..q{numbers[-1]}" if len(numbers) > 1 else f"q{numbers[0]}"
@@ -99,6 +100,7 @@ def fit_together(
             "decoder_passes": training.passes // len(numbers),
             "objective": "mixture" if plan.joint else "independent",
             "trained_with": numbers,
+            "curve": training.recorders[s].kept(),
             "stage": f"train q{s} (its share of {together} at once)",
         }
         checkpoints.save(checkpoints.member_path(folder, s), "member", member, target, **info)
@@ -163,6 +165,7 @@ class Training:
     ):
         self.plan, self.target, self.settings = plan, target, settings
         self.numbers = list(numbers)
+        self.recorders = {s: Recorder() for s in numbers}
         self.stacks, self.positions = make_stacks(members)
         self.mixture = plan.joint is not None
         self.choice_seed = derive(plan.seed, 2**32)  # apart from the members' own
@@ -255,9 +258,9 @@ class Training:
             "total": self.total,
             "parameters": [value.detach() for value in self.parameters],
             "optimiser": self.optimiser.state_dict(),
+            "curves": {s: recorder.kept() for s, recorder in self.recorders.items()},
         }
-        with atomic(path) as temporary:
-            torch.save(state, temporary)
+        write_tensors(path, state)
 
     @torch.no_grad()
     def _load(self, path: Path) -> None:
@@ -270,6 +273,9 @@ class Training:
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
+        kept = state.get("curves", {})
+        for s, recorder in self.recorders.items():
+            recorder.restore(kept.get(s))
 
 
 def make_stacks(members: Sequence[Any]) -> tuple[list[Stack], list[int]]:

@@ -41,7 +41,7 @@ def ensemble():
 def score_split(ensemble, data, settings, folder, stamp):
     """The scoring pass of a network in this process."""
     values = score_all(NetworkSource(ensemble, data, settings, "cpu"), settings, folder, stamp, show=False)
-    forget_other_shards(folder, [shard_key(settings, stamp)])
+    forget_other_shards(folder, [shard_key(settings, stamp, len(ensemble.members))])
     return values
 
 
@@ -232,8 +232,8 @@ def test_processes_share_the_batches(tmp_path, ensemble, data):
 
     source = NetworkSource(ensemble, data, settings(), "cpu")
     for rank in (1, 0):
-        write_shards(source, settings(), tmp_path / "all", Meter("", 11, enabled=False), rank, 2)
-    shared = read_shards(tmp_path / "all")
+        places = write_shards(source, settings(), tmp_path / "all", Meter("", 11, enabled=False), rank, 2)
+    shared = read_shards(places)
     alone = score_split(ensemble, data, settings(), tmp_path / "one", "stamp")
     for name in alone.keys() - {"seconds"}:
         np.testing.assert_array_equal(shared[name], alone[name])

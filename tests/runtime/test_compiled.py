@@ -9,6 +9,7 @@ import pytest
 from numba.core import caching
 
 from miselbo.runtime import compiled as module
+from miselbo.runtime import files
 from miselbo.runtime.compiled import compiled
 
 
@@ -17,11 +18,11 @@ def nowhere(monkeypatch, tmp_path):
     """Numba finds no place beside the source and none in the user's cache; the temporary folder is an empty one."""
     for kind in (caching.InTreeCacheLocator, caching.UserWideCacheLocator, caching.IPythonCacheLocator):
         monkeypatch.setattr(kind, "from_function", classmethod(lambda cls, *arguments: None))
-    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
-    for function in (module.temporary, module.say):
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    for function in (files.own_temporary, module.say):
         function.cache_clear()
     yield tmp_path
-    for function in (module.temporary, module.say):
+    for function in (files.own_temporary, module.say):
         function.cache_clear()
 
 
@@ -29,7 +30,7 @@ def twice(x):
     return 2 * x
 
 
-def files(folder: Path) -> list[Path]:
+def kept(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.nb*") if path.is_file()]
 
 
@@ -38,7 +39,7 @@ def test_the_temporary_folder_is_used_and_one_notice_given(nowhere, capsys):
         assert compiled()(twice)(3.0) == 6.0
     (folder,) = nowhere.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(files(folder)) == 2  # an index and one kernel, read by the second
+    assert len(kept(folder)) == 2  # an index and one kernel, read by the second
     assert compiled()(twice)._cache.cache_path.startswith(str(folder))
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -55,7 +56,7 @@ def test_a_folder_that_others_write_to_is_not_trusted(nowhere, capsys, how, monk
     else:
         folder.write_text("")
     assert compiled()(twice)(3.0) == 6.0
-    assert not files(nowhere)
+    assert not kept(nowhere)
     assert (
         capsys.readouterr().err == "compiled kernels cannot be kept anywhere: each run compiles them anew\n"
     )
@@ -63,7 +64,7 @@ def test_a_folder_that_others_write_to_is_not_trusted(nowhere, capsys, how, monk
 
 def test_a_full_disk_and_a_damaged_cache_cost_time_alone(nowhere, capsys, monkeypatch):
     assert compiled()(twice)(3.0) == 6.0
-    for path in files(nowhere):
+    for path in kept(nowhere):
         path.write_bytes(path.read_bytes()[:7])
     assert compiled()(twice)(3.0) == 6.0
 

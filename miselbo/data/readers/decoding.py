@@ -21,7 +21,7 @@ from torch import Tensor
 
 from miselbo.data.readers import depth
 from miselbo.errors import InputError
-from miselbo.runtime.files import atomic
+from miselbo.runtime.files import atomic, memory_map
 from miselbo.runtime.progress import Meter
 from miselbo.runtime.words import shown
 
@@ -135,7 +135,7 @@ def decode_all(
                 if show:
                     print(f"{name}: decoding {len(paths):,} images once into {file}", flush=True)
                 with atomic(file) as temporary:
-                    mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                    mapped = memory_map(temporary, shape, "uint8")
                     _fill(mapped, paths, recipe, name, show)
                     mapped.flush()
     except OSError as error:

@@ -15,7 +15,7 @@ from miselbo.importers.nvlabs.args import Arguments, image_of
 from miselbo.importers.nvlabs.names import CONSTANT, duplicate_names, official_names
 from miselbo.models.nvae import Decoder, Encoder
 from miselbo.models.nvae.cells import ARCHITECTURES, architecture
-from miselbo.runtime.files import atomic
+from miselbo.runtime.files import write_tensors
 
 LOADERS = {  # what the published programs' data loaders and start-up read besides; all can be given there anew
     "batch_size": 200,
@@ -75,8 +75,7 @@ def export_checkpoints(
     for s, (member, described) in enumerate(zip(members, arguments, strict=True)):
         decoder = ensemble.target_of(s)
         path = Path(folder) / f"q{s + 1}" / "checkpoint.pt"
-        with atomic(path) as temporary:
-            torch.save(content(decoder, member, described, training), temporary)
+        write_tensors(path, content(decoder, member, described, training))
         paths.append(path)
     return paths
 

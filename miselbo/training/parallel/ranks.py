@@ -266,6 +266,13 @@ def main() -> None:
     except InputError as error:
         print(f"error in training process {rank}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        from miselbo.runtime import faults
+
+        if (fault := faults.explain(error)) is None:
+            raise
+        print(f"error in training process {rank}: {fault}", file=sys.stderr)
+        sys.exit(faults.STATUS)
 
 
 if __name__ == "__main__":

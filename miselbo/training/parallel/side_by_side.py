@@ -22,7 +22,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs.plan import Loggers, TrainingPlan, rebuild
-from miselbo.runtime import machine, processes, progress, stopping
+from miselbo.runtime import faults, machine, processes, progress, stopping
 
 TRIES = 2
 
@@ -292,5 +292,8 @@ def _train_what_comes(recipe: str, device: int | None, pipe: Any) -> None:
         except (InputError, TrainingDivergedError) as error:
             send("failed", " ".join(str(error).split()), False)
         except Exception as error:
+            if (fault := faults.explain(error)) is not None:
+                send("failed", fault, False)
+                continue
             traceback.print_exc()
             send("failed", f"{type(error).__name__}: {' '.join(str(error).split())} (trace above)", True)
