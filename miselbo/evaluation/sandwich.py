@@ -86,7 +86,7 @@ def add(
     """
     start = time.perf_counter()
     num_data = max(2, summary["protocol"]["num_data"] // SHARE)
-    rows = measure(ensemble, settings, num_data, device)
+    rows = measure(ensemble, settings, num_data, device, settings.confidence)
     write_csv(rows, folder / "results" / "sandwich.csv")
     seconds = time.perf_counter() - start
     row = json.loads(rows.tail(1).to_json(orient="records", double_precision=15))[0]
