@@ -7,6 +7,7 @@ import torch
 from miselbo import bounds, evaluate_scores
 from miselbo.bounds.diagnostics import half_width
 from miselbo.bounds.worth import RunningWorth, against_best, shares
+from miselbo.errors import InputError
 
 
 def scores(means, count=200, samples=40, seed=0):
@@ -68,3 +69,18 @@ def test_the_verdict_is_the_interval(means, samples, claim):
 def test_nothing_is_said_where_nothing_can_be_compared():
     assert "worth" not in evaluate_scores(*scores((0.0,), samples=4)).summary
     assert "worth" not in evaluate_scores(*scores((0.0, 1.0, 2.0), samples=2)).summary
+
+
+@pytest.mark.parametrize(("members", "samples"), [(1, 5), (2, 0)])
+def test_one_member_or_no_draw_is_refused(members, samples):
+    with pytest.raises(InputError, match=f"got {members} members and {samples} samples"):
+        RunningWorth(members, samples)
+
+
+def test_a_result_needs_all_samples():
+    running = RunningWorth(2, 5)
+    with pytest.raises(InputError, match="only 0 samples"):
+        running.result()
+    running.update(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 2))
+    with pytest.raises(InputError, match="only 4 samples"):
+        running.result()

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from miselbo import bounds, evaluate_scores
+from miselbo.data.density import DensityData
 from miselbo.evaluation import tables, trust
 from miselbo.evaluation.evidence import heavy
 from miselbo.evaluation.scoring import accumulators
 from miselbo.evaluation.settings import Settings
 from miselbo.importers.arrays import WORDS
+from miselbo.phylo.data import AlignmentData
 from miselbo.runtime.words import reword
 
 Normal, StudentT = torch.distributions.Normal, torch.distributions.StudentT
@@ -201,6 +203,14 @@ def test_of_given_scores_the_same_is_said_without_keys_of_a_run(make):
     said = evaluate_scores(*make()).trust
     assert said == [reword(line, WORDS) for line in trust.trust(*judged(*make()))["sentences"]]
     assert "evaluation." not in " ".join(said)
+
+
+def test_replicates_are_asked_for_by_their_own_key():
+    said = " ".join(trust.trust(*judged(*scores((0.0, 0.15), (1.2, 1.2), 2, 8)))["sentences"])
+    assert "evaluation.num_examples" in said
+    for data in (DensityData, AlignmentData):
+        reworded = reword(said, data.words)
+        assert "dataset.replicates" in reworded and "num_examples" not in reworded
 
 
 @pytest.mark.parametrize("seed", range(6))
