@@ -1,7 +1,6 @@
 """fit members -> score once -> tables -> report. The command line, tests and notebooks call :func:`run`."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,11 +15,13 @@ from miselbo.evaluation import sample as sampling
 from miselbo.evaluation import sandwich
 from miselbo.evaluation.result import Result
 from miselbo.evaluation.run import Request, check_splits, evaluate, headline_of
+from miselbo.evaluation.scoring import check_form
 from miselbo.evaluation.settings import Settings, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import headline_text, write_results
 from miselbo.protocols import TrainableMember, TrainableTarget
-from miselbo.runs import checkpoints, checks, curves
+from miselbo.report.checked import read_summary
+from miselbo.runs import checkpoints, checks, curves, early
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path
@@ -28,6 +29,7 @@ from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training
 from miselbo.runs.reuse import copy, reusable
 from miselbo.runtime import machine, stopping
 from miselbo.runtime.files import write_json
+from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
 
@@ -61,6 +63,11 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
         ranks.check(trainer_arguments(cfg), trained_alone(cfg))
+    if cfg.study is not None and cfg.task in ("evaluate", "export", "sample"):
+        raise InputError(
+            f"{folder} holds an experiment of several runs (study is set), each in a folder of its own below it: name "
+            f"one of these as run_dir for task={cfg.task}"
+        )
     if cfg.study is not None:
         return build(cfg.study)(cfg)
     if cfg.task == "export":
@@ -81,7 +88,11 @@ def run_all(
 ) -> dict[str, Any]:
     """Train what is missing, evaluate, report."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    plan, family = training_plan(cfg), training_of(cfg, folder)
+    check_form(target, settings.dtype, settings.compile)
+    plan, family = training_plan(cfg), training_of(cfg, folder, data)
+    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
+
+    loggers = Loggers(cfg, folder)
     # a foreign file fails now, with nothing written
     finished, elsewhere = checkpoints.load_finished(folder, target, members), reusable(cfg, folder)
     done = len(finished) == len(members)
@@ -91,9 +102,7 @@ def run_all(
     if elsewhere is not None:
         copy(*elsewhere, folder)
         done = len(checkpoints.load_finished(folder, target, members)) == len(members)
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    with Loggers(cfg, folder) as loggers:
+    with loggers:
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
             ensemble = family(target, members, data, plan, folder, loggers.of_member)
@@ -109,7 +118,7 @@ def fit_member(
 ) -> dict[str, Any]:
     """Train one member of a run folder that jobs for the others share."""
     make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    family = training_of(cfg, folder)
+    family = training_of(cfg, folder, data)
     checkpoints.load_for(
         folder, target, members, cfg.member
     )  # a foreign file fails now, with nothing written
@@ -119,11 +128,14 @@ def fit_member(
     return member_jobs.fit_member(target, members, cfg.member, data, training_plan(cfg), folder, family)
 
 
-def training_of(cfg: DictConfig, folder: Path) -> Callable[..., Ensemble]:
-    """The family's fit function, once the run folder is known to be this configuration's."""
+def training_of(cfg: DictConfig, folder: Path, data: Any) -> Callable[..., Ensemble]:
+    """The family's fit function, once the run folder is this configuration's and its trainer can be built."""
     check_folder(cfg, folder)
-    family = build(cfg.model.fit)
-    member_jobs.check_apart(training_plan(cfg), family, cfg.task == "fit_member")
+    family, plan = build(cfg.model.fit), training_plan(cfg)
+    member_jobs.check_apart(plan, family, cfg.task == "fit_member")
+    if is_able(family, "ranks"):
+        early.check_trainer(plan.trainer)
+        early.check_batches(plan.trainer, data, ranks.processes(plan.trainer))
     return family
 
 
@@ -322,15 +334,15 @@ def optimized(cfg: DictConfig) -> float:
     data.prepare_data()
     data.setup()
     folder = Path(cfg.run_dir)
-    summary = json.loads((folder / "results" / "summary.json").read_text())
+    summary = read_summary(folder / "results" / "summary.json")
     if "validation" not in data.splits or cfg.evaluation.split == "validation":
         return float(summary["headline"][cfg.optimized_metric])
     settings = replace(
         make_settings(cfg.evaluation, cfg.seed, data.pass_dims), split="validation", save_scores=False
     )
     path, of = folder / "results" / "validation.json", shard_key(settings, summary["protocol"]["fingerprint"])
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    if kept.get("of") != of:
+    kept: Any = read_json(path) if path.is_file() else {}
+    if not isinstance(kept, dict) or kept.get("of") != of:
         ensemble = restoring.restore(cfg, data)
         device = machine.device(cfg.trainer.accelerator)
         kept = {"of": of, **headline_of(ensemble, data, settings, device, cfg.trainer.enable_progress_bar)}
@@ -364,7 +376,7 @@ def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     path = folder / "results" / "summary.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist: run task=evaluate run_dir={folder} first")
-    summary = json.loads(path.read_text())
+    summary = read_summary(path)
     with Loggers(cfg, folder) as loggers:
         loggers.replay()
         loggers.finish(summary)
@@ -399,7 +411,7 @@ def report(folder: Path) -> dict[str, Any]:
     from miselbo import report as reporting  # matplotlib is slow to import
 
     page = reporting.write(folder)
-    summary = json.loads((folder / "results" / "summary.json").read_text())
+    summary = read_summary(folder / "results" / "summary.json")
     print(headline_text(summary))
     print(f"\nreport: {page}")
     return summary

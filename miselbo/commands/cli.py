@@ -1,6 +1,9 @@
 """The command line: bad input ends with one line and exit status 2, a killed run goes on with the same command."""
 
+import os
 import sys
+import tempfile
+import traceback
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +19,8 @@ from miselbo.commands import arguments, new, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
+from miselbo.runs.plan import trainer_arguments
+from miselbo.runs.schema import SCHEMA
 from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
@@ -45,6 +50,8 @@ def main() -> None:
     except Stopped as stop:
         print(f"stopped: {stop}; what is done is saved, the same command goes on from here", file=sys.stderr)
         sys.exit(stopping.STATUS)
+    except Exception as error:
+        fail_unforeseen(error)
 
 
 def start() -> None:
@@ -57,6 +64,8 @@ def start() -> None:
         hydra_job()
         return
     plain = arguments.overrides(sys.argv[1:])
+    trust, plain = config.split_trust(plain)
+    sys.argv[1:] = config.split_trust(sys.argv[1:])[1]
     given = config.parse(plain)
     added = arguments.search(sys.argv[1:], plain)
     arguments.check_hydra(given)
@@ -85,7 +94,7 @@ def start() -> None:
             raise InputError(f"task={values['task']} needs run_dir=<folder of a finished run>")
         if any(map(arguments.is_hydra, config.parse(plain))):
             raise InputError(f"task={values['task']} starts no Hydra job: leave out what begins with hydra")
-        cfg = load_folder(Path(str(values["run_dir"])), plain)
+        cfg = load_folder(Path(str(values["run_dir"])), plain, trust)
         if flags.cfg:
             print(OmegaConf.to_yaml(cfg, resolve=True), end="")
         else:
@@ -146,7 +155,6 @@ def job(cfg: DictConfig) -> float | None:
 
 def follow(cfg: DictConfig, sweep: bool) -> None:
     """A job of a process that srun has started beside rank 0, which tells what becomes of the job."""
-    from miselbo.runs.plan import trainer_arguments  # imports torch
 
     try:
         if cfg.task == "run":
@@ -169,6 +177,7 @@ def lead(cfg: DictConfig, settings: Any) -> float | None:
         return sweeps.run_job(cfg, folder, sweep, list(settings.overrides.task), execute, value)
     try:
         named = any(override.startswith("run_dir=") for override in settings.overrides.task)
+        SCHEMA["run_dir"].check("run_dir", cfg.run_dir)
         folder = Path(str(cfg.run_dir)).expanduser().absolute()
         if cfg.importer is not None and not named:
             folder = import_folder(cfg).absolute()
@@ -181,6 +190,8 @@ def lead(cfg: DictConfig, settings: Any) -> float | None:
         fail(error)
     except (TrainingDivergedError, MembersFailedError) as error:
         fail(error, status=1)
+    except Exception as error:
+        fail_unforeseen(error)
     return None
 
 
@@ -198,6 +209,21 @@ def execute(cfg: DictConfig) -> None:
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 
     run(cfg)
+
+
+def fail_unforeseen(error: Exception) -> NoReturn:
+    """One line for an error that nothing has foreseen, its stack trace in a file; HYDRA_FULL_ERROR=1 prints it."""
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise error
+    text = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="replace", prefix="miselbo-", suffix="-trace.txt", delete=False
+    ) as file:
+        file.write(f"{' '.join(sys.argv)}\n\n{text}")
+    line = sweeps.first_line(error)[:300]
+    fail(
+        RuntimeError(f"{line} (not foreseen; the stack trace is in {file.name}, please report it)"), status=1
+    )
 
 
 def fail(error: Exception, status: int = 2) -> NoReturn:

@@ -18,6 +18,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from miselbo.errors import InputError
+from miselbo.report.checked import read_table
 from miselbo.runs import config
 from miselbo.runs.folder import claim_folder
 from miselbo.runtime.processes import end, follow_parent
@@ -108,12 +109,12 @@ def _run_part(job: tuple[str, list[str]]) -> None:
 
 def bounds_of(folder: Path) -> pd.DataFrame:
     """``results/bounds.csv`` of a run folder."""
-    return pd.read_csv(folder / "results" / "bounds.csv")
+    return read_table(folder / "results" / "bounds.csv")
 
 
 def examples_of(folder: Path) -> pd.DataFrame:
     """``results/per_example.parquet`` of a run folder."""
-    return pd.read_parquet(folder / "results" / "per_example.parquet")
+    return read_table(folder / "results" / "per_example.parquet")
 
 
 def results_folder(given: Any) -> Path:

@@ -25,6 +25,7 @@ from miselbo.errors import InputError, Stopped
 from miselbo.runs import config
 from miselbo.runs.folder import is_free
 from miselbo.runtime.files import write_json
+from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import slurm as srun
 
 # beside run_dir, what may differ between two commands of which the second finds the job finished
@@ -35,6 +36,7 @@ HARMLESS = (
     "dataset.num_workers", "dataset.download", "dataset.cache", "trainer.enable_progress_bar", "trainer.max_time",
     "trainer.log_every_n_steps",
 )  # fmt: skip
+STATES = ("running", "stopped", "failed", "finished")
 NAMED = (
     "experiment",
     "model",
@@ -185,12 +187,32 @@ def relative(folder: Path, sweep: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A job's record; empty when there is none that can be read."""
+    """A job's record, or a sweep's; empty when there is none that can be read."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = read_json(path)
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def is_record(found: dict[str, Any]) -> bool:
+    """Whether a record has what the tables of a sweep need.
+
+    Example:
+        >>> is_record({"overrides": ["seed=0"], "status": "failed", "run_dir": "a"}), is_record({"overrides": 3})
+        (True, False)
+    """
+    jobs = found.get("overrides")
+    words = all(isinstance(found.get(key, ""), str) for key in ("run_dir", "error", "configuration"))
+    seconds = found.get("seconds")
+    return (
+        isinstance(jobs, list)
+        and all(isinstance(job, str) for job in jobs)
+        and found.get("status") in STATES
+        and words
+        and isinstance(found.get("run_dir"), str)
+        and (seconds is None or type(seconds) in (int, float))
+    )
 
 
 def read_jobs(sweep: Path) -> list[dict[str, Any]]:
@@ -202,8 +224,13 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
         InputError: the folder is not one of a sweep.
     """
     records = [read_record(path) for path in sorted((sweep / "jobs").glob("*.json"))]
-    by_overrides = {tuple(record["overrides"]): record for record in records if "overrides" in record}
+    by_overrides = {tuple(record["overrides"]): record for record in records if is_record(record)}
     planned = read_record(sweep / "sweep.json").get("jobs")
+    if planned is not None and not (
+        isinstance(planned, list)
+        and all(isinstance(job, list) and all(isinstance(word, str) for word in job) for job in planned)
+    ):
+        raise InputError(f"{sweep / 'sweep.json'} is damaged: jobs must list the overrides of every job")
     if planned is None and not by_overrides:
         raise InputError(f"{sweep} is no folder of a sweep: it has neither sweep.json nor jobs/")
     if planned is None:  # another sweeper chose the jobs

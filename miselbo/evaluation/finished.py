@@ -1,5 +1,6 @@
 """A finished run as an object: its configuration, ensemble, result and report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from miselbo.errors import InputError
-from miselbo.runs.folder import config_path, load_folder
+from miselbo.runs.folder import config_path, load_folder, stored
 
 if TYPE_CHECKING:
     from miselbo.ensemble import Ensemble
@@ -20,11 +21,12 @@ class Run:
     """The run in a folder; everything is read when it is asked for."""
 
     folder: Path
+    trust: tuple[str, ...] = ()
 
     @cached_property
     def config(self) -> DictConfig:
         """The resolved configuration it was started with."""
-        return load_folder(self.folder, [])
+        return load_folder(self.folder, [], self.trust)
 
     def data(self) -> Any:
         """Its data module, set up."""
@@ -55,11 +57,15 @@ class Run:
         return report.write(self.folder)
 
 
-def load_run(path: str | Path) -> Run:
-    """The run in a folder.
+def load_run(path: str | Path, trust: Sequence[str] = ()) -> Run:
+    """The run in a folder; opening it runs no code of its author's.
+
+    Args:
+        path: run folder.
+        trust: your own packages that its configuration may name, as ``trust=[my_package]`` on the command line.
 
     Raises:
-        InputError: the folder holds no run.
+        InputError: the folder holds no run, or its configuration names code or secrets of elsewhere.
 
     Example:
         >>> load_run("no/such/folder")
@@ -70,4 +76,6 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     if not config_path(folder).is_file():
         raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
-    return Run(folder)
+    run = Run(folder, tuple(trust))
+    stored(folder, run.trust)
+    return run

@@ -1,6 +1,5 @@
 """The result of an evaluation: its tables, sentences on trust and summary, in memory."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pandas as pd
 
 from miselbo.errors import InputError
 from miselbo.evaluation.tables import BOUNDS
+from miselbo.report.checked import read_summary, read_table
 from miselbo.runtime.files import write_csv, write_json, write_parquet
 
 TABLES = (
@@ -58,12 +58,8 @@ class Result:
             raise InputError(
                 f"{folder} holds no result: {path} does not exist; evaluate it first (task=evaluate)"
             )
-        try:
-            summary = json.loads(path.read_text())
-            tables = {name: _read(results / name) for name in TABLES if (results / name).is_file()}
-        except (OSError, ValueError) as error:
-            raise InputError(f"{results} cannot be read as a result: {error}") from error
-        return cls(tables, summary)
+        tables = {name: read_table(results / name) for name in TABLES if (results / name).is_file()}
+        return cls(tables, read_summary(path))
 
     @property
     def bounds(self) -> pd.DataFrame:
@@ -119,12 +115,6 @@ class Result:
 
         self.save(folder)
         return report.write(folder)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return pd.read_csv(path)
 
 
 def _cell(value: float, error: float) -> str:

@@ -215,5 +215,5 @@ def training_stages(folder: Path, size: int) -> list[dict[str, Any]]:
     for s in range(1, size + 1):
         content = checkpoints.read(checkpoints.member_path(folder, s), "member")
         name = content.get("stage") or ("train p and q1" if s == 1 else f"train q{s}")
-        rows.append({"stage": name, **{key: content[key] for key in ("seconds", "decoder_passes")}})
+        rows.append({"stage": name, **{key: content.get(key) for key in ("seconds", "decoder_passes")}})
     return rows

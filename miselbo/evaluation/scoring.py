@@ -4,6 +4,8 @@ Examples go through in batches, samples in passes; :mod:`miselbo.evaluation.shar
 """
 
 import copy
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -92,13 +94,33 @@ def inference_form(ensemble: Ensemble, dtype: str, compiled: bool = False) -> An
     make = getattr(ensemble.target, "inference_form", None) if ensemble.shares_target else None
     if make is not None:
         return make(ensemble, DTYPES[dtype], compiled)
+    refuse_form(dtype, compiled)
+    return ensemble
+
+
+def refuse_form(dtype: str, compiled: bool) -> None:
+    """Refuse what only a target with a faster form has."""
     if dtype == "bfloat16":
         raise InputError(
             "evaluation.dtype=bfloat16 is there for NVAE with one decoder alone: use float32 or float64"
         )
     if compiled:
         raise InputError("evaluation.compile=true is there for NVAE with one decoder alone: leave it false")
-    return ensemble
+
+
+def check_form(target: Any, dtype: str, compiled: bool) -> None:
+    """Refuse a form that a target does not have, before it is trained.
+
+    Raises:
+        InputError: as :func:`inference_form`; or compilation without a C++ compiler, which it needs on a CPU.
+    """
+    if not hasattr(target, "inference_form"):
+        refuse_form(dtype, compiled)
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    if compiled and not torch.cuda.is_available() and not any(name and shutil.which(name) for name in names):
+        raise InputError(
+            "evaluation.compile=true needs a C++ compiler (g++), and none is found: leave it false"
+        )
 
 
 class Fitting:

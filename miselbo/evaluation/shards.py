@@ -67,7 +67,7 @@ def check_shard(path: Path, index: Tensor) -> None:
     """
     fix = f"Delete {path}; the same command scores these examples again."
     try:
-        with np.load(path) as shard:
+        with np.load(path, allow_pickle=False) as shard:
             key, examples = str(shard["key"]), shard["index"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as scores of an evaluation ({error}). {fix}") from error
@@ -84,7 +84,7 @@ def read_shards(folder: Path) -> dict[str, np.ndarray]:
     """All shards of a folder, examples on the first axis."""
     parts = []
     for path in sorted(folder.glob("[0-9]*.npz")):
-        with np.load(path) as shard:
+        with np.load(path, allow_pickle=False) as shard:
             parts.append({name: shard[name] for name in shard.files if name != "key"})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -125,7 +125,7 @@ class ScoreFiles:
 
 def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> Any:
     if path.exists():
-        existing = np.load(path, mmap_mode="r+")
+        existing = np.load(path, mmap_mode="r+", allow_pickle=False)
         if existing.shape == shape:
             return existing
     path.parent.mkdir(parents=True, exist_ok=True)

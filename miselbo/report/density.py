@@ -11,6 +11,7 @@ from miselbo.errors import InputError
 from miselbo.report.folder import RunFolder, number
 from miselbo.report.style import GREY, INK, label, legend_below, member_style, new_figure
 from miselbo.report.tables import Table, error_text, fixed
+from miselbo.runtime.reading import check_archive
 
 LEVELS = (0.1, 0.5, 0.9)  # shares of a member's mass inside its contours
 
@@ -24,6 +25,7 @@ def load(path: Any) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             grid = {name: np.asarray(archive[name], dtype=float) for name in archive.files}
         _ = grid["axis_0"], grid["log_p"], grid["log_q"]

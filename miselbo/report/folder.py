@@ -1,8 +1,6 @@
 """Reading a run folder: which files the report needs, what they must hold, and what to do without."""
 
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from miselbo.errors import InputError
+from miselbo.report.checked import read_summary, read_table
+from miselbo.runtime.reading import check_archive
 
 BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo")
 QUANTITIES = (*BOUNDS, "delta", "jsd", "slack")
@@ -139,27 +139,14 @@ def _fix(run_dir: Path) -> str:
     return f"Make it with `python run.py task=evaluate run_dir={run_dir}`."
 
 
-def _table(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-
-
-def _absent(columns: Iterable[str], frame: pd.DataFrame) -> list[str]:
-    return [column for column in columns if column not in frame.columns]
-
-
 def _read_required(run_dir: Path, name: str) -> pd.DataFrame:
     path = run_dir / name
     if not path.is_file():
         raise InputError(f"{path} is missing, and the report needs it. {_fix(run_dir)}")
     try:
-        frame = _table(path)
-    except Exception as error:  # every reader has its own exceptions; all mean the same to the user
-        raise InputError(f"{path} cannot be read ({error}). {_fix(run_dir)}") from error
-    absent = _absent(REQUIRED_COLUMNS[name], frame)
-    if absent:
-        raise InputError(
-            f"{path} has no column {', '.join(absent)}; it has {list(frame.columns)}. {_fix(run_dir)}"
-        )
+        frame = read_table(path, REQUIRED_COLUMNS[name])
+    except InputError as error:
+        raise InputError(f"{error}. {_fix(run_dir)}") from None
     if frame.empty:
         raise InputError(f"{path} has no rows; expected at least one. {_fix(run_dir)}")
     return frame
@@ -169,16 +156,7 @@ def _read_summary(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "results/summary.json"
     if not path.is_file():
         raise InputError(f"{path} is missing, and the report needs it. {_fix(run_dir)}")
-    try:
-        summary = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}). {_fix(run_dir)}") from error
-    headline = summary.get("headline") if isinstance(summary, dict) else None
-    needed = ("S", "L", *QUANTITIES)
-    absent = [key for key in needed if key not in headline] if isinstance(headline, dict) else list(needed)
-    if absent:
-        raise InputError(f"{path} has no headline value for {', '.join(absent)}. {_fix(run_dir)}")
-    return summary
+    return read_summary(path, ("S", "L", *QUANTITIES), _fix(run_dir))
 
 
 def _read_optional_table(run_dir: Path, name: str, notes: dict[str, str]) -> pd.DataFrame | None:
@@ -187,13 +165,12 @@ def _read_optional_table(run_dir: Path, name: str, notes: dict[str, str]) -> pd.
         notes[name] = f"{name} is not in the run folder."
         return None
     try:
-        frame = _table(path)
-    except Exception as error:
-        notes[name] = f"{name} cannot be read ({error})."
+        frame = read_table(path, OPTIONAL_COLUMNS[name])
+    except InputError as error:
+        notes[name] = f"{str(error).replace(str(path), name)}."
         return None
-    absent = _absent(OPTIONAL_COLUMNS[name], frame)
-    if absent or frame.empty:
-        notes[name] = f"{name} has no column {', '.join(absent)}." if absent else f"{name} has no rows."
+    if frame.empty:
+        notes[name] = f"{name} has no rows."
         return None
     return frame
 
@@ -224,6 +201,7 @@ def _read_images(run_dir: Path, notes: dict[str, str]) -> dict[str, np.ndarray] 
         notes[name] = f"{name} is not in the run folder."
         return None
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: np.asarray(archive[key], dtype=float) for key in dimensions if key in archive}
     except Exception as error:

@@ -1,6 +1,7 @@
 """The report as files: figures as PNG, ``report.html`` with everything inside, ``report.md`` beside it."""
 
 import base64
+import contextlib
 import io
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import jinja2
 
 from miselbo.report.sections import Report, Section
 from miselbo.report.tables import Table
-from miselbo.runtime.files import atomic, write_text
+from miselbo.runtime.files import atomic
 
 FIGURE_NAMES = (
     "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "subsets", "marginal", "delta_histogram",
@@ -21,7 +22,8 @@ FIGURE_NAMES = (
 def write(run_dir: Path, report: Report) -> Path:
     """Write ``figures/*.png``, ``report.md`` and, last, ``report.html``; return the path of the HTML.
 
-    A figure of an earlier report whose section is now left out is removed; other files in ``figures/`` stay.
+    Nothing of an earlier report is replaced before all of this one is made and written. A figure of an earlier report
+    whose section is now left out is removed; other files in ``figures/`` stay.
     """
     figures = {picture.name: picture for section in report.sections for picture in section.pictures}
     data: dict[str, bytes] = {}
@@ -29,14 +31,20 @@ def write(run_dir: Path, report: Report) -> Path:
         buffer = io.BytesIO()
         picture.figure.savefig(buffer, format="png", metadata={"Software": None})
         data[name] = buffer.getvalue()
-        with atomic(run_dir / "figures" / f"{name}.png") as temporary:
-            temporary.write_bytes(data[name])
+    path = run_dir / "report.html"
+    files = {path: to_html(report, data).encode(), run_dir / "report.md": to_markdown(report).encode()}
+    files |= {run_dir / "figures" / f"{name}.png": content for name, content in data.items()}
+    write_together(files)
     for name in set(FIGURE_NAMES) - set(figures):
         (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
-    write_text(run_dir / "report.md", to_markdown(report))
-    path = run_dir / "report.html"
-    write_text(path, to_html(report, data))
     return path
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write all files beside their places first and put them there, the first one last, when every one is written."""
+    with contextlib.ExitStack() as stack:
+        for path, content in files.items():
+            stack.enter_context(atomic(path)).write_bytes(content)
 
 
 def to_html(report: Report, figures: Mapping[str, bytes]) -> str:

@@ -1,7 +1,6 @@
 """The tables, the figure and the report of a sweep, made from its jobs' records and run folders alone."""
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
+from miselbo.report.checked import read_summary
 from miselbo.report.folder import BOUNDS, QUANTITIES
-from miselbo.report.html import to_html
+from miselbo.report.html import to_html, write_together
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
 from miselbo.report.tables import NAMES, Table, fixed, plus_minus
-from miselbo.runtime.files import atomic, write_csv, write_text
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
 
@@ -32,15 +31,17 @@ def write(sweep: Path, jobs: Sequence[dict[str, Any]]) -> str:
     """
     frame = jobs_table(sweep, jobs)
     summary = summary_table(frame)
-    write_csv(frame.drop(columns=["configuration", "label", "name"]), sweep / "sweep.csv")
-    write_csv(summary, sweep / "summary.csv")
     picture = figure(frame, summary, f"{sweep.name}, {len(frame)} jobs")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", metadata={"Software": None})
-    with atomic(sweep / "figures" / "sweep.png") as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    write_text(
-        sweep / "report.html", to_html(report(sweep, frame, summary, picture), {"sweep": buffer.getvalue()})
+    page = to_html(report(sweep, frame, summary, picture), {"sweep": buffer.getvalue()})
+    tables = {
+        "sweep.csv": frame.drop(columns=["configuration", "label", "name"]).to_csv(index=False),
+        "summary.csv": summary.to_csv(index=False),
+    }
+    write_together(
+        {sweep / "report.html": page.encode(), sweep / "figures" / "sweep.png": buffer.getvalue()}
+        | {sweep / name: content.encode() for name, content in tables.items()}
     )
     return text(sweep, frame, summary)
 
@@ -75,7 +76,7 @@ def headline(folder: Path | None) -> dict[str, float]:
     """S, L, number of examples, and every quantity with its standard error over the data; NaN without a summary."""
     names = ["S", "L", "num_data", *(f"{name}{tail}" for name in QUANTITIES for tail in ("", "_se"))]
     path = folder and folder / "results" / "summary.json"
-    row = json.loads(path.read_text())["headline"] if path and path.is_file() else {}
+    row = read_summary(path)["headline"] if path and path.is_file() else {}
     found = (row.get(name) for name in names)
     return {name: math.nan if value is None else value for name, value in zip(names, found, strict=True)}
 

@@ -1,17 +1,19 @@
 """The report's section on trees: the consensus drawn, split probabilities, the log marginal likelihood."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from miselbo.errors import InputError
+from miselbo.report.checked import read_table
 from miselbo.report.style import BLUE, INK, new_figure
 from miselbo.report.tables import Table, fixed
+from miselbo.runtime.reading import read_json
 
 MOST_SPLITS = 30
+NEEDED = {"log_marginal", "log_marginal_se", "draws", "ess", "names", "consensus"}
 
 
 def text(found: dict[str, Any]) -> list[str]:
@@ -149,9 +151,15 @@ def taxa_of(split: int) -> list[int]:
 def load(results: Path) -> dict[str, Any] | None:
     """What :func:`save` wrote, with the ``distances`` if there are any; None when it is not there."""
     try:
-        found = json.loads((results / "trees.json").read_text())
+        found = read_json(results / "trees.json")
         file = results / "distances.json"
-        distances = {"distances": json.loads(file.read_text())} if file.is_file() else {}
-        return {**found, **distances, "table": pd.read_csv(results / "splits.csv")}
-    except (OSError, ValueError):
+        distances = {"distances": read_json(file)} if file.is_file() else {}
+        table = read_table(results / "splits.csv")
+        whole = (
+            isinstance(found, dict)
+            and set(found) >= NEEDED
+            and {"split", "q", "weighted"} <= set(table.columns)
+        )
+        return {**found, **distances, "table": table} if whole else None
+    except InputError:
         return None

@@ -74,6 +74,12 @@ def read(path: Path, kind: str) -> dict[str, Any]:
             f"{path} is not a {kind} checkpoint of this project: expected format '{FORMAT}' and kind '{kind}', "
             f"got {found!r} and {content.get('kind') if isinstance(content, dict) else None!r}"
         )
+    needed = {"state": dict, "target_fingerprint": str}
+    for key, kinds in needed.items():
+        if not isinstance(content.get(key), kinds):
+            raise InputError(f"{path} is damaged: it has no {key}, or not of the right kind")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in content["state"].values()):
+        raise InputError(f"{path} is damaged: its state holds something else than tensors")
     return content
 
 

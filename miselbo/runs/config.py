@@ -64,8 +64,8 @@ def parse(arguments: list[str]) -> list[Override]:
     """Hydra's reading of command-line overrides; InputError when an argument is not one."""
     try:
         return OverridesParser.create().parse_overrides(arguments)
-    except HydraException as error:
-        first = str(error).splitlines()[0]
+    except (HydraException, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0][:300]
         raise InputError(
             f"cannot read the command line: {first} (expected key=value, such as ensemble.size=3)"
         ) from None
@@ -101,6 +101,29 @@ def known_choices(group: str = "") -> list[str]:
         GlobalHydra.instance().clear()
 
 
+def split_trust(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The packages of ``trust=[package]``, and the arguments without it: it holds for one command and is never stored.
+
+    Raises:
+        InputError: it does not list names of packages.
+
+    Example:
+        >>> split_trust(["seed=1", "trust=[my_model,my_data.readers]"])
+        (['my_model', 'my_data.readers'], ['seed=1'])
+    """
+    words = [word for word in arguments if word.lstrip("+").startswith("trust=")]
+    packages = list[str]()
+    for override in parse(words):
+        value = None if override.is_sweep_override() else override.value()
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and all(map(str.isidentifier, name.split("."))) for name in names):
+            raise InputError(
+                f"trust must list packages, as in 'trust=[my_package]', got {override.input_line}"
+            )
+        packages += map(str, names)
+    return packages, [word for word in arguments if word not in words]
+
+
 def check_overrides(arguments: list[str]) -> None:
     """Refuse unknown keys and groups, naming the nearest known one, before Hydra starts.
 
@@ -118,7 +141,7 @@ def check_overrides(arguments: list[str]) -> None:
         if override.key_or_group in groups:
             continue
         if override.key_or_group not in names:
-            raise unknown_key(override.key_or_group, [*names, *groups])
+            raise unknown_key(override.key_or_group, [*names, *groups, "trust"])
         check_sign(override)
         check_kind(override, names[override.key_or_group])
 

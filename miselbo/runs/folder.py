@@ -1,11 +1,10 @@
 """The run folder's own copy of its configuration: claiming, recognising and loading a folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from miselbo.errors import InputError
 from miselbo.runs.checks import checkpoint_paths
@@ -17,8 +16,10 @@ from miselbo.runs.config import (
     name_tail,
     parse,
     plain_value,
+    split_trust,
     unknown_key,
 )
+from miselbo.runs.stored import read_stored
 from miselbo.runtime.files import write_text
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
@@ -71,21 +72,17 @@ def config_path(folder: Path) -> Path:
     return folder / ".hydra" / "config.yaml"
 
 
-def stored(folder: Path) -> DictConfig:
-    """The configuration in a run folder.
+def stored(folder: Path, trust: Iterable[str] | None = None) -> DictConfig:
+    """The configuration in a run folder: values alone, see :func:`miselbo.runs.stored.read_stored`.
+
+    Args:
+        folder: run folder.
+        trust: packages it may name in ``_target_``; None where nothing is built from it.
 
     Raises:
-        InputError: the file is damaged or not of this project.
+        InputError: the file is damaged, not of this project, or would run code of its author's.
     """
-    try:
-        cfg = OmegaConf.load(config_path(folder))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{config_path(folder)} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(cfg, DictConfig) or not {"task", "model", "dataset", "ensemble", "evaluation"} <= set(
-        cfg
-    ):
-        raise InputError(f"{config_path(folder)} is no configuration of miselbo: use another run_dir")
-    return cfg
+    return read_stored(config_path(folder), trust)
 
 
 def check_folder(cfg: DictConfig, folder: Path) -> None:
@@ -143,21 +140,40 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in resolved.items() if not isinstance(value, dict) and not is_free(key)}
 
 
-def load_folder(folder: Path, arguments: list[str]) -> DictConfig:
+def loggers_of(stored: DictConfig, folder: Path) -> dict[str, Any]:
+    """The stored loggers that write into the folder or to W&B alone; others might send to any server, so name them.
+
+    Example:
+        >>> node = {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "http://elsewhere"}
+        >>> loggers_of(OmegaConf.create({"mode": "auto", "mlflow": node}), Path("run"))
+        {'mode': 'auto'}
+    """
+    content: Any = OmegaConf.to_container(stored)
+    if isinstance(content.get("tensorboard"), dict):
+        content["tensorboard"]["save_dir"] = str(folder)
+    return {k: v for k, v in content.items() if not isinstance(v, dict) or k in ("wandb", "tensorboard")}
+
+
+def load_folder(folder: Path, arguments: list[str], trust: Iterable[str] = ()) -> DictConfig:
     """The configuration of an existing run with overrides for its evaluation.
 
     Args:
         folder: run folder.
-        arguments: command-line overrides; ``task`` and ``run_dir`` among them are taken as they are.
+        arguments: command-line overrides; ``task`` and ``run_dir`` among them are taken as they are, and
+            ``trust=[package]`` adds to ``trust``.
+        trust: packages whose classes and functions the stored configuration may name.
 
     Raises:
         InputError: no run folder, an unknown key, or one that decides what the members are.
     """
     if not config_path(folder).is_file():
         raise InputError(f"{folder} is no run folder: {config_path(folder)} does not exist")
+    named, arguments = split_trust(arguments)
+    own = stored(folder, (*trust, *named))
     fresh = compose_config([])  # a folder written by an older version lacks newer keys
     defaults = {key: fresh[key] for key in fresh if key not in ("model", "dataset", "run_dir")}
-    cfg: Any = OmegaConf.merge(defaults, stored(folder))
+    cfg: Any = OmegaConf.merge(defaults, own)
+    cfg.logger = loggers_of(cfg.logger, folder)
     overrides = parse(arguments)
     if any(override.key_or_group == "logger" for override in overrides):
         mine = [o for o in overrides if o.key_or_group.split(".")[0] == "logger"]

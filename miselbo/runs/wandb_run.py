@@ -14,6 +14,7 @@ from miselbo.errors import InputError, Stopped
 from miselbo.runs.wandb import Key, WandbCurves, catch_up, on_dashboard
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
+from miselbo.runtime.reading import check_archive
 
 
 class WandbRun:
@@ -141,7 +142,8 @@ def samples(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "results" / "images.npz"
     if not path.is_file():
         return {}
-    with np.load(path) as arrays:
+    check_archive(path)
+    with np.load(path, allow_pickle=False) as arrays:
         shown = {"originals": arrays["originals"], "prior": arrays["samples"]}
         shown |= {f"q{s}": images for s, images in enumerate(arrays["reconstructions"], 1)}
     factor = max(1, 64 // shown["prior"].shape[-1])

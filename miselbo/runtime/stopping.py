@@ -113,7 +113,7 @@ def seconds(given: Any) -> float | None:
         else:
             days, hours, minutes, rest = map(int, re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", given).groups())  # type: ignore[union-attr]
             found = timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, ValueError, OverflowError):
         found = 0.0
     if not found > 0:
         raise InputError(

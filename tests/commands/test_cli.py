@@ -262,3 +262,16 @@ def test_python_m_is_the_same_command(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: ensemble.size must be a whole number of at least 1, got 0\n"
+
+
+def test_what_nothing_has_foreseen_is_one_line_and_a_trace_file(call, tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyError("a fault")
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("miselbo.pipeline.run", broken)
+    status, _, err = call(*runs.overrides(tmp_path / "run"))
+    assert status == 1 and err.count("\n") == 1 and err.startswith("error: KeyError: 'a fault' (not foreseen")
+    (trace,) = tmp_path.glob("miselbo-*-trace.txt")
+    assert str(trace) in err and "Traceback" in trace.read_text()

@@ -1,6 +1,5 @@
 """Section 5.1.1, table 2 and figure 2: ensembles of Gaussians with trained means on U_1..U_4."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import midpoints
+from miselbo.report.checked import read_summary
 from miselbo.runs import checkpoints
 from miselbo.runtime.files import atomic, write_csv, write_text
 
@@ -116,7 +116,7 @@ def row(name: str, path: Path) -> dict[str, Any]:
     """KL of the mixture, mean KL and JSD of a run, over all its draws, with standard errors over the replicates."""
     target, reading = name.split("-")
     examples = examples_of(path)
-    protocol = json.loads((path / "results" / "summary.json").read_text())["protocol"]
+    protocol = read_summary(path / "results" / "summary.json")["protocol"]
     columns = {
         "kl_mix": -(examples["average_elbo"] + examples["jsd"]),
         "kl_avg": -examples["average_elbo"],

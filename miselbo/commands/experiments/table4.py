@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, resul
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo.published import score_both_ways
+from miselbo.report.checked import read_summary
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build
 from miselbo.runs.folder import stored
@@ -144,7 +144,7 @@ def written(value: Any) -> str:
 def row(path: Path) -> dict[str, Any]:
     """The numbers of one run folder, and of the published recipe on the same draws."""
     cfg = stored(path)
-    headline = json.loads((path / "results" / "summary.json").read_text())["headline"]
+    headline = read_summary(path / "results" / "summary.json")["headline"]
     examples = examples_of(path)
     size, samples = int(headline["S"]), int(headline["L"])
     values: dict[str, Any] = {"S": size, "L": samples, "replicates": len(examples)}

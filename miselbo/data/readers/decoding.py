@@ -143,7 +143,9 @@ def decode_all(
             f"{name}: the decoded images ({np.prod(shape, dtype=np.int64) / 2**20:,.0f} MB) cannot be kept in {folder} "
             f"({error.strerror or error}). Set dataset.cache to a folder with room for them."
         ) from error
-    return torch.from_numpy(np.load(file, mmap_mode="c"))  # private pages: the file is never changed
+    return torch.from_numpy(
+        np.load(file, mmap_mode="c", allow_pickle=False)
+    )  # private pages: the file is never changed
 
 
 def in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
@@ -173,7 +175,7 @@ def _key(paths: Sequence[Path], recipe: Recipe) -> str:
 
 def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     try:
-        array = np.load(file, mmap_mode="r")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
     return array.shape == shape and array.dtype == np.uint8
