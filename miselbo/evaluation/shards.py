@@ -23,7 +23,7 @@ from miselbo.evaluation.settings import Settings
 from miselbo.runtime.files import atomic, write_text
 from miselbo.runtime.progress import Meter
 
-SHARD_FORMAT = 5  # goes up when the arrays of a shard change, so that older shards are not mixed in
+SHARD_FORMAT = 6  # goes up when the arrays of a shard change, so that older shards are not mixed in
 
 
 def shard_key(settings: Settings, stamp: str) -> str:
