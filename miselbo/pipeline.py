@@ -109,6 +109,8 @@ def run_all(
 
     from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
 
+    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
+
     loggers = Loggers(cfg, folder)
     # a foreign file fails now, with nothing written
     finished, elsewhere = checkpoints.load_finished(folder, target, members), reusable(cfg, folder)

@@ -23,68 +23,98 @@ from miselbo.bounds.sums import raise_peak, unit_of
 BUFFER, KEPT, ORDER = 256, 64, 8
 
 
-class Jackknife:
-    """Draws of rows [B, R] with two weights each: ``first`` (p / q_mix) and ``second`` (p / q_s)."""
+Moments = tuple[Tensor, Tensor]  # variance and bias
 
-    def __init__(self, zeros: Tensor):
+
+class Jackknife:
+    """Draws of rows [B, R] with two weights each: ``first`` (p / q_mix) and ``second`` (p / q_s).
+
+    Args:
+        zeros: [B, R].
+        member: [R], whose draws a row has; rows of one member share their second weights.
+    """
+
+    def __init__(self, zeros: Tensor, member: Tensor):
+        self.member = member
         self.pieces: list[tuple[Tensor, Tensor]] = []
         self.width = 0
-        # sum over the draws let go of first^i second^j, in units of the largest of each
-        self.powers = zeros.new_zeros(*zeros.shape, ORDER + 1, ORDER + 1)
+        # sum over the draws let go of first^i second^j, in units of the largest of each; none before the first are
+        self.powers: Tensor | None = None
         self.first_peak = torch.full_like(zeros, -math.inf)
         self.second_peak = self.first_peak.clone()
         self.order = torch.arange(ORDER + 1, device=zeros.device, dtype=zeros.dtype)
 
     def add(self, first: Tensor, second: Tensor) -> None:
-        """Absorb log-weights [B, R, l] of the same draws."""
-        self.pieces.append((first, second))
+        """Absorb log-weights ``first`` [B, R, l] and ``second`` [B, s, l] of the same draws."""
+        self.pieces.append((first, second if self.powers is None else second[:, self.member]))
         self.width += first.shape[-1]
         if self.width > BUFFER:
             self._let_go()
 
-    def variances(self, n: int, log_rest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Variances after n draws: [B, R] each, NaN where unknown.
+    def moments(self, n: int, log_rest: Tensor) -> tuple[Moments, Moments, Moments, Moments]:
+        """Variances and biases after n draws: [B, R] each, NaN where unknown.
 
         Args:
             n: draws of each row so far.
-            log_rest: [B, R, R'] log-means of the other strata that are summed with that of a row, or -inf.
+            log_rest: [B, R] log of the sum of the other strata's means, of those that are summed with that of a row.
 
         Returns:
-            Those of log mean first, log mean second, the difference of both, and the row's (stratum's) part
-            in that of log(sum of the strata's means).
+            Those of log mean first, log mean second, the difference of both, and the row's (stratum's) part in those
+            of log(sum of the strata's means).
         """
         first, second = self._kept()
         if n < 2:
             unknown = first.new_full(first.shape[:-1], math.nan)
-            return unknown, unknown, unknown, unknown
-        log_rest = log_rest.logsumexp(-1) + math.log(n - 1)
-        of_first = _Row(first, self._log_sum_let_go(0), None)
-        of_second = _Row(second, self._log_sum_let_go(1), None)
-        of_total = _Row(first, self._log_sum_let_go(0), log_rest)
-        a = self._series(self.first_peak - of_first.log_total)
-        b = self._series(self.second_peak - of_second.log_total)
-        t = self._series(self.first_peak - of_total.log_total)
-        none = torch.zeros_like(a)
+            return (unknown, unknown), (unknown, unknown), (unknown, unknown), (unknown, unknown)
+        of_first, of_second = _Row(first, self._log_sum_let_go(0)), _Row(second, self._log_sum_let_go(1))
+        change_of_total, log_total = of_first.beside(log_rest + math.log(n - 1))
+        own_share = (of_first.log_total - log_total).exp()  # n m_s / (n m_s + (n - 1) rest)
+        alone = math.log(n / (n - 1))
+        # log of n / (n - 1) m_s + rest over m_s + rest
+        together = -torch.log1p(-own_share / n)
+        none = torch.zeros_like(of_first.log_total)
+        a = b = t = None
+        if self.powers is not None:
+            a = self._series(self.first_peak - of_first.log_total)
+            b = self._series(self.second_peak - of_second.log_total)
+            t = self._series(self.first_peak - log_total)
+        change_of_second = of_second.change if self.powers is not None else of_second.change[:, self.member]
+        difference = of_first.change - change_of_second
         return (
-            self._variance(n, of_first.change, a, none),
-            self._variance(n, of_second.change, none, b),
-            self._variance(n, of_first.change - of_second.change, a, -b),
-            self._variance(n, of_total.change, t, none),
+            self._moments(n, of_first.change, a, None, none + alone),
+            self._moments(n, change_of_second, None, b, none + alone),
+            self._moments(n, difference, a, None if b is None else -b, none),
+            self._moments(n, change_of_total, t, None, together),
         )
 
-    def _variance(self, n: int, change: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def _moments(
+        self, n: int, change: Tensor, a: Tensor | None, b: Tensor | None, constant: Tensor
+    ) -> Moments:
         """From log(1 - v) of the kept draws and the series a (in first) + b (in second) of the others."""
+        if self.powers is None or (a is None and b is None):
+            variance, mean = torch.var_mean(change, -1, correction=0)
+            squares = n * variance
+        else:
+            total, square = self._sums_let_go(a, b)
+            mean = (change.sum(-1) + total) / n
+            others = n - change.shape[-1]
+            squares = (change - mean[..., None]).square().sum(-1)
+            squares = squares + (square - 2 * mean * total + others * mean.square()).clamp(min=0)
+        broken = ~squares.isfinite()
+        bias = (n - 1) * (mean + constant)
+        return squares.masked_fill(broken, math.nan), bias.masked_fill(broken, math.nan)
+
+    def _sums_let_go(self, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sum, and sum of squares, of the series over the draws let go."""
+        assert self.powers is not None
         of_first, of_second = self.powers[..., :, 0], self.powers[..., 0, :]
+        none = torch.zeros_like(of_first)
+        a, b = none if a is None else a, none if b is None else b
         total = _dot(a, of_first) + _dot(b, of_second)
         square = _dot(_product(a, a), of_first) + _dot(_product(b, b), of_second)
         low = self.order[:, None] + self.order <= ORDER
         cross = (a[..., :, None] * b[..., None, :]).where(low, 0.0)
-        square = square + 2 * _dot(cross.flatten(-2), self.powers.flatten(-2))
-        mean = (change.sum(-1) + total) / n
-        others = n - change.shape[-1]
-        squares = (change - mean[..., None]).square().sum(-1)
-        squares = squares + (square - 2 * mean * total + others * mean.square()).clamp(min=0)
-        return squares.masked_fill(~squares.isfinite(), math.nan)
+        return total, square + 2 * _dot(cross.flatten(-2), self.powers.flatten(-2))
 
     def _series(self, log_unit: Tensor) -> Tensor:
         """Coefficients of log(1 - v) in powers of v's share of the unit: [B, R, ORDER + 1]."""
@@ -97,7 +127,9 @@ class Jackknife:
             self.pieces = [(torch.cat(firsts, -1), torch.cat(seconds, -1))]
         return self.pieces[0]
 
-    def _log_sum_let_go(self, which: int) -> Tensor:
+    def _log_sum_let_go(self, which: int) -> Tensor | None:
+        if self.powers is None:
+            return None
         if which == 0:
             return self.powers[..., 1, 0].log() + unit_of(self.first_peak)
         return self.powers[..., 0, 1].log() + unit_of(self.second_peak)
@@ -105,8 +137,11 @@ class Jackknife:
     def _let_go(self) -> None:
         """Keep the draws that are the largest by either weight's share, move the others to the power sums."""
         first, second = self._kept()
-        log_first = torch.logaddexp(first.logsumexp(-1), self._log_sum_let_go(0))
-        log_second = torch.logaddexp(second.logsumexp(-1), self._log_sum_let_go(1))
+        if self.powers is None:
+            self.powers = first.new_zeros(*first.shape[:-1], ORDER + 1, ORDER + 1)
+            second = second[:, self.member]
+        log_first = _log_add(first.logsumexp(-1), self._log_sum_let_go(0))
+        log_second = _log_add(second.logsumexp(-1), self._log_sum_let_go(1))
         share = torch.fmax(first - unit_of(log_first)[..., None], second - unit_of(log_second)[..., None])
         order = share.argsort(-1, descending=True)
         first, second = first.gather(-1, order), second.gather(-1, order)
@@ -121,18 +156,31 @@ class Jackknife:
 
 
 class _Row:
-    """log(1 - w / total) of the kept draws, total = sum of all w of the row (+ rest): [B, R, kept]."""
+    """log(1 - w / total) of the kept draws, total = sum of all w of the row (and others): [B, R, kept]."""
 
-    def __init__(self, log_w: Tensor, log_let_go: Tensor, log_rest: Tensor | None):
-        log_other = log_let_go if log_rest is None else torch.logaddexp(log_let_go, log_rest)
-        largest = log_w.argmax(-1, keepdim=True)
-        log_without = log_w.scatter(-1, largest, -math.inf).logsumexp(-1)
-        log_without = torch.logaddexp(log_without, log_other)
-        self.log_total = torch.logaddexp(log_w.logsumexp(-1), log_other)
-        share = (log_w - self.log_total[..., None]).exp()
+    def __init__(self, log_w: Tensor, log_other: Tensor | None):
+        self.log_other = log_other
+        peak, largest = log_w.max(-1, keepdim=True)
+        self.log_without = log_w.scatter(-1, largest, -math.inf).logsumexp(-1)
+        self.log_sum = torch.logaddexp(self.log_without, peak.squeeze(-1))
+        self.log_total = _log_add(self.log_sum, log_other)
+        self.share = (log_w - self.log_total[..., None]).exp()
+        self.change = self._change(self.share, self.log_total, log_other)
+
+    def beside(self, log_rest: Tensor) -> tuple[Tensor, Tensor]:
+        """``change`` with more in the total, exp(log_rest) [B, R], and the log of that total."""
+        log_total = torch.logaddexp(self.log_total, log_rest)
+        share = self.share * (self.log_total - log_total).exp()[..., None]
+        return self._change(share, log_total, _log_add(log_rest, self.log_other)), log_total
+
+    def _change(self, share: Tensor, log_total: Tensor, log_other: Tensor | None) -> Tensor:
         # the one share above 1/2 keeps its digits as the share of all the others
-        dominant = (log_without - self.log_total)[..., None]
-        self.change = torch.log1p(-share).where(share <= 0.5, dominant)
+        dominant = (_log_add(self.log_without, log_other) - log_total)[..., None]
+        return torch.log1p(-share).where(share <= 0.5, dominant)
+
+
+def _log_add(x: Tensor, y: Tensor | None) -> Tensor:
+    return x if y is None else torch.logaddexp(x, y)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -3,11 +3,16 @@ r"""Every bound of every nested ensemble S' = 1..S at every L' of a grid, from o
 The first S' members form an ensemble of their own with weights 1/S'. Scores arrive in pieces of any number of
 samples. Kept are sums over l in units of a running maximum (so log-weights of any size are safe), the largest
 log-weights for k-hat, and the values of finished grid points. Memory does not grow with L, apart from that
-tail of 3 sqrt(S L) values. Results agree with :mod:`miselbo.bounds` on the first S' members and L' samples.
+tail of 3 sqrt(S L) values. At L results agree with :mod:`miselbo.bounds` on the first S' members.
+
+Below L every bound, member and JSD is a mean over floor(L / L') disjoint blocks of L' draws
+(:mod:`miselbo.bounds.blocks`): the expectation of the first block with less variance. What tells of the weights
+(slack, ess, max_weight, k-hat, broken draws) is that of the first L' draws.
 
 Monte Carlo variances: members draw independently. Those of log-means (MISELBO, joint bound, IWELBO, Delta) are
 by the delete-one jackknife (:mod:`miselbo.bounds.jackknife`), which knows no ceiling where a few weights hold
-the sum; those of plain means are the sample variance over L'; slack's is by the delta method.
+the sum, or the spread over ten blocks or more; those of plain means are the sample variance over the draws; slack's
+is by the delta method.
 
 Axes in shape comments: B examples, N = S nested ensembles, s the member that drew, j the member that scores.
 """
@@ -21,7 +26,8 @@ from torch import Tensor
 
 from miselbo import bounds
 from miselbo.bounds import diagnostics
-from miselbo.bounds.jackknife import Jackknife
+from miselbo.bounds.blocks import Blocks
+from miselbo.bounds.nested import Nested
 from miselbo.bounds.sums import PlainSums, ShareSums, Tail, WeightSums, sample_factor
 from miselbo.errors import InputError
 
@@ -59,7 +65,11 @@ class RunningBounds:
         self.grid = points
         self.num_samples = 0
         self._state: _State | None = None
-        self._finished: list[dict[str, Tensor]] = []
+        used = [self.grid[-1] // point * point for point in points]
+        self._stops = sorted({*points, *used})
+        self._used = used
+        self._diagnosed: dict[int, dict[str, Tensor]] = {}
+        self._averaged: dict[int, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def update(self, log_p: Tensor, log_q: Tensor) -> None:
@@ -86,16 +96,18 @@ class RunningBounds:
                 f"the grid ends at L = {self.grid[-1]}: after {self.num_samples} samples got {samples} more"
             )
         if self._state is None:
-            self._state = _State(log_p, self.grid[-1])
+            self._state = _State(log_p, self.grid)
         start = 0
-        while start < samples:  # cut at the grid points
-            goal = self.grid[len(self._finished)]
+        while start < samples:  # cut at the grid points, and at the ends of their last blocks
+            goal = next(stop for stop in self._stops if stop > self.num_samples)
             stop = min(samples, start + goal - self.num_samples)
             self._state.add(log_p[:, :, start:stop], log_q[:, :, start:stop])
             self.num_samples += stop - start
             start = stop
-            if self.num_samples == goal:
-                self._finished.append(self._state.values(goal))
+            if self.num_samples in self.grid:
+                self._diagnosed[self.num_samples] = self._state.diagnostics(self.num_samples)
+            if self.num_samples in self._used:
+                self._averaged[self.num_samples] = self._state.means(self.num_samples)
 
     @torch.no_grad()
     def result(self) -> dict[str, Tensor]:
@@ -105,7 +117,7 @@ class RunningBounds:
             A dictionary. For every nested ensemble and grid point, [B, S', L']:
 
             - ``miselbo``, ``joint_bound``, ``average_iwelbo``, ``average_elbo``, ``delta``, ``jsd``,
-              ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN where unknown: at L' = 1,
+              ``slack``, and the Monte Carlo variance of each as ``<name>_var`` (NaN where unknown: from one draw,
               with broken scores, where one weight is the whole sum);
             - ``ess``, ``max_weight`` and ``pareto_k`` of the joint bound's weights p / q_mix over all S' L'
               draws (k-hat is NaN below 25 draws);
@@ -115,8 +127,9 @@ class RunningBounds:
             for every member alone, [B, S, L']: ``member_iwelbo``, ``member_elbo``, ``member_iwelbo_var``,
             ``member_elbo_var``, ``member_ess``, ``member_max_weight``, ``member_pareto_k`` of its weights p / q_s;
 
-            at L: ``responsibility`` [B, S', S] (0 for members outside the ensemble) and ``pairwise_jsd``
-            [B, S, S].
+            at L: ``responsibility`` [B, S', S] (0 for members outside the ensemble), ``pairwise_jsd`` [B, S, S],
+            and the jackknife's estimate of the bias against L = infinity, ``<name>_bias`` [B, S'] of ``miselbo``,
+            ``joint_bound``, ``average_iwelbo`` and ``delta``, and ``member_iwelbo_bias`` [B, S].
 
         Raises:
             InputError: fewer samples than the grid's end were given.
@@ -126,28 +139,29 @@ class RunningBounds:
                 f"the grid ends at L = {self.grid[-1]} but only {self.num_samples} samples were given: "
                 f"call update until all are in"
             )
-        stacked = {
-            name: torch.stack([point[name] for point in self._finished], -1) for name in self._finished[0]
-        }
+        points = [
+            {**blocks.values(), **self._averaged[used], **self._diagnosed[point]}
+            for point, used, blocks in zip(self.grid, self._used, self._state.blocks, strict=True)
+        ]
+        stacked = {name: torch.stack([point[name] for point in points], -1) for name in points[0]}
         return {**stacked, **self._state.final_values(self.num_samples)}
 
 
 class _State:
     """The sums over samples, [B, ...] each."""
 
-    def __init__(self, like: Tensor, num_samples: int):
+    def __init__(self, like: Tensor, grid: Sequence[int]):
         self.batch, members = like.shape[:2]
-        self.size = torch.arange(1, members + 1, device=like.device, dtype=like.dtype)  # S' of [N]
-        order = torch.arange(members, device=like.device)
-        self.inside = order <= order[:, None]  # [N, s]: member s belongs to nested ensemble N
+        num_samples = grid[-1]
+        self.nested = Nested(members, like)
+        self.size, self.inside = self.nested.size, self.nested.inside
+        self.blocks = [Blocks(self.nested, length, num_samples) for length in grid]
 
         def zeros(*shape: int) -> Tensor:
             return like.new_zeros(self.batch, *shape)
 
         self.own = WeightSums(zeros(members))  # p / q_s
         self.mixture = WeightSums(zeros(members, members))  # p / q_mix, [B, N, s]
-        self.pair_of = self.inside.nonzero(as_tuple=True)  # N and s of every row below
-        self.jackknife = Jackknife(zeros(len(self.pair_of[0])))  # both weights of member s's draws
         self.elbo = PlainSums(zeros(members))  # log p - log q_s
         self.divergence = PlainSums(zeros(members, members))  # log q_s - log q_mix, [B, N, s]
         self.shares = ShareSums(zeros(members, members), zeros(members, members, members))
@@ -165,11 +179,13 @@ class _State:
         log_mixture -= self.size.log()[:, None, None]
         log_w = log_p[:, None] - log_mixture
 
-        self.own.add(log_p - own_q)
+        own = log_p - own_q
+        self.own.add(own)
         self.mixture.add(log_w)
-        ensemble, member = self.pair_of
-        self.jackknife.add(log_w[:, ensemble, member], (log_p - own_q)[:, member])
-        self.elbo.add(log_p - own_q)
+        rows = log_w[:, self.nested.ensemble, self.nested.member]
+        for blocks in self.blocks:
+            blocks.add(rows, own)
+        self.elbo.add(own)
         self.divergence.add(own_q[:, None] - log_mixture)
         self.pairs += bounds.log_ratio_to_pair(log_q).sum(2)
 
@@ -182,44 +198,38 @@ class _State:
         log_density = log_density.nan_to_num(nan=-math.inf, posinf=-math.inf)
         self.shares.add(log_w_over_mixture[:, :, None] + log_density[:, None])
         self.tail.add(log_w.masked_fill(outside, -math.inf).flatten(2))
-        self.own_tail.add(log_p - own_q)
+        self.own_tail.add(own)
 
-    def values(self, n: int) -> dict[str, Tensor]:
-        """Everything reported at a grid point of n samples: [B, N] or [B, s]."""
+    def means(self, n: int) -> dict[str, Tensor]:
+        """Plain means over n samples, and their variances: [B, N] or [B, s]."""
+        elbo_var, divergence_var = self.elbo.variance_of_mean(n), self.divergence.variance_of_mean(n)
+        average = self.nested.average
+        return {
+            "average_elbo": average(self.elbo.mean(n)[:, None]),
+            "average_elbo_var": average(elbo_var[:, None]) / self.size,
+            "jsd": average(self.divergence.mean(n)),
+            "jsd_var": average(divergence_var) / self.size,
+            "member_elbo": self.elbo.mean(n),
+            "member_elbo_var": elbo_var,
+        }
+
+    def diagnostics(self, n: int) -> dict[str, Tensor]:
+        """What tells of the weights of the n samples so far: [B, N] or [B, s]."""
         own, mixture = self.own, self.mixture
         strata = (mixture.log_sum() - math.log(n)).masked_fill(~self.inside, -math.inf)
         log_total = strata.logsumexp(-1, keepdim=True)
-        miselbo = self._average(mixture.log_sum() - math.log(n))
-        average_iwelbo = self._average(own.log_sum()[:, None] - math.log(n))
         # weights of stratum s relative to the total of all strata
         log_unit = mixture.peak.masked_fill(~self.inside, -math.inf) - log_total - math.log(n)
         unit = log_unit.exp()
         second = (unit.square() * mixture.second).where(self.inside, 0.0)
-        mixture_var, own_var, delta_var, total_var = self._jackknife(n, strata)
         _, slack, slack_influence = self._responsibilities(n)
         return {
-            "miselbo": miselbo,
-            "miselbo_var": self._average(mixture_var) / self.size,
-            "joint_bound": log_total.squeeze(-1) - self.size.log(),
-            "joint_bound_var": total_var.where(self.inside, 0.0).sum(-1),
-            "average_iwelbo": average_iwelbo,
-            "average_iwelbo_var": self._average(own_var) / self.size,
-            "average_elbo": self._average(self.elbo.mean(n)[:, None]),
-            "average_elbo_var": self._average(self.elbo.variance_of_mean(n)[:, None]) / self.size,
-            "delta": miselbo - average_iwelbo,
-            "delta_var": self._average(delta_var) / self.size,
-            "jsd": self._average(self.divergence.mean(n)),
-            "jsd_var": self._average(self.divergence.variance_of_mean(n)) / self.size,
             "slack": slack,
             "slack_var": sample_factor(n) * n * slack_influence,
             "ess": 1 / second.sum(-1),
             "max_weight": unit.where(self.inside, 0.0).amax(-1),
             "pareto_k": self._pareto_k(n),
             "non_finite": self.non_finite.clone(),
-            "member_iwelbo": own.log_sum() - math.log(n),
-            "member_iwelbo_var": own_var.diagonal(dim1=1, dim2=2).clone(),
-            "member_elbo": self.elbo.mean(n),
-            "member_elbo_var": self.elbo.variance_of_mean(n),
             "member_ess": own.first.square() / own.second,
             "member_max_weight": (own.peak - own.log_sum()).exp(),
             "member_pareto_k": diagnostics.pareto_k_from_tail(self.own_tail.largest(), n),
@@ -231,6 +241,7 @@ class _State:
         return {
             "responsibility": self._responsibilities(n)[0].exp(),
             "pairwise_jsd": half + half.mT,
+            **{f"{name}_bias": value for name, value in self.blocks[-1].biases.items()},
         }
 
     def _pareto_k(self, n: int) -> Tensor:
@@ -238,25 +249,6 @@ class _State:
         tail = self.tail.largest()
         k = [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(len(self.size))]
         return torch.stack(k, -1)
-
-    def _jackknife(self, n: int, strata: Tensor) -> list[Tensor]:
-        """Variances of log mean p / q_mix, p / q_s, their difference, and parts of the joint bound's: [B, N, s].
-
-        ``strata`` are the log-means of p / q_mix, -inf outside.
-        """
-        members = len(self.size)
-        itself = torch.eye(members, dtype=torch.bool, device=strata.device)
-        others = strata[:, :, None].masked_fill(itself, -math.inf)  # [B, N, s, the others]
-        ensemble, member = self.pair_of
-        dense = []
-        for rows in self.jackknife.variances(n, others[:, ensemble, member]):
-            dense.append(torch.full_like(strata, math.nan))
-            dense[-1][:, ensemble, member] = rows
-        return dense
-
-    def _average(self, values: Tensor) -> Tensor:
-        """Mean over the members of each nested ensemble: [B, N or 1, s] -> [B, N]."""
-        return values.where(self.inside, 0.0).sum(-1) / self.size
 
     def _responsibilities(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """log r [B, N, j], slack [B, N], and the sum of squares of the draws' influence on slack.
@@ -268,7 +260,7 @@ class _State:
         log_sums = (first.sum(-1).log() + peak).masked_fill(~self.inside, -math.inf)
         log_total = log_sums.logsumexp(-1, keepdim=True)
         log_r = (log_sums - log_total).masked_fill(~self.inside, -math.inf)
-        slack = self._average(-self.size.log()[:, None] - log_r)
+        slack = self.nested.average(-self.size.log()[:, None] - log_r)
         relative = (peak - log_total).exp() - (peak - log_sums).exp() / self.size[:, None]
         both_inside = self.inside[:, :, None] & self.inside[:, None, :]  # [N, i or s, j]
         squares = (relative[..., None] * second * relative[:, :, None]).where(both_inside, 0.0).sum((-1, -2))

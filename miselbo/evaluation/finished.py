@@ -10,10 +10,7 @@ from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 from miselbo.runs.folder import config_path, load_folder, stored
-<<<<<<< HEAD
 from miselbo.runtime import locks
-=======
->>>>>>> main
 
 if TYPE_CHECKING:
     from miselbo.ensemble import Ensemble

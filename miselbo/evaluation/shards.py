@@ -108,18 +108,12 @@ def read_shard(path: Path, index: Tensor) -> dict[str, np.ndarray]:
     """
     fix = f"Delete {path}; the same command scores these examples again."
     try:
-<<<<<<< HEAD
         with np.load(path, allow_pickle=False) as file:
             values = {name: file[name] for name in file.files}
         key, examples, stamped = str(values["key"]), values["index"], str(values.pop("checksum"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and faults.explain(error) is not None:
             raise
-=======
-        with np.load(path, allow_pickle=False) as shard:
-            key, examples = str(shard["key"]), shard["index"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
->>>>>>> main
         raise InputError(f"{path} cannot be read as scores of an evaluation ({error}). {fix}") from error
     if key != path.parent.name:
         raise InputError(
@@ -133,7 +127,6 @@ def read_shard(path: Path, index: Tensor) -> dict[str, np.ndarray]:
     return {name: value for name, value in values.items() if name not in OWN}
 
 
-<<<<<<< HEAD
 def read_shards(places: Sequence[tuple[Path, Tensor]]) -> dict[str, np.ndarray]:
     """The named shards, examples on the first axis, every example exactly once.
 
@@ -153,15 +146,6 @@ def read_shards(places: Sequence[tuple[Path, Tensor]]) -> dict[str, np.ndarray]:
             f"{places[0][0].parent}: example {numbers[counts > 1][0]} is in two shards: delete the folder"
         )
     return values
-=======
-def read_shards(folder: Path) -> dict[str, np.ndarray]:
-    """All shards of a folder, examples on the first axis."""
-    parts = []
-    for path in sorted(folder.glob("[0-9]*.npz")):
-        with np.load(path, allow_pickle=False) as shard:
-            parts.append({name: shard[name] for name in shard.files if name != "key"})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
->>>>>>> main
 
 
 def forget_other_shards(folder: Path, keys: Collection[str]) -> None:

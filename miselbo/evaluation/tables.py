@@ -1,5 +1,6 @@
 """Result tables from per-example values: means over examples, errors over the data and over Monte Carlo apart."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
     """One row per (S', L')."""
     num_data, size = values["miselbo"].shape[:2]
     rows = []
+    last = len(grid) - 1
+    light_at_l = [trusted_errors(values, (s, last), grid[-1]) for s in range(size)]
     for s in range(size):
         for i, num_samples in enumerate(grid):
             row: dict[str, Any] = {"S": s + 1, "L": num_samples}
@@ -33,6 +36,7 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
             for name in BOUNDS:
                 row |= columns(values, name, cell)
             row |= trusted_errors(values, cell, num_samples)
+            row |= biases(values, row, cell, light_at_l[s])
             row |= paired("delta", values["delta"][:, *cell])
             with np.errstate(invalid="ignore"):  # -inf - -inf where p is zero at all draws
                 row |= paired("joint_gain", values["joint_bound"][:, *cell] - values["miselbo"][:, *cell])
@@ -40,6 +44,25 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
             share = (s + 1) * num_samples / (size * grid[-1])
             rows.append({**row, "num_data": num_data, "seconds": seconds * share})
     return pd.DataFrame(rows)
+
+
+def biases(
+    values: dict[str, np.ndarray], row: dict[str, Any], cell: tuple[int, int], light: dict[str, bool]
+) -> dict[str, float]:
+    """``<name>_debiased`` and ``<name>_bias``: the jackknife's estimate of the limit in L, and what the row is off by.
+
+    The limit is estimated once, at L, for all rows of an ensemble. It is an estimate, no bound; NaN where the weights
+    at L are heavy (``light`` is False) or the error there is unknown. Average ELBO and JSD do not change with L.
+    """
+    found: dict[str, float] = {}
+    for name in ("miselbo", "joint_bound", "average_iwelbo", "delta"):
+        limit = math.nan
+        if light[f"{name}_se_mc_trusted"]:
+            limit = float((values[name][:, cell[0], -1] - values[f"{name}_bias"][:, cell[0]]).mean())
+        found |= {f"{name}_bias": row[name] - limit, f"{name}_debiased": limit}
+    for name in ("average_elbo", "jsd"):
+        found |= {f"{name}_bias": 0.0, f"{name}_debiased": row[name]}
+    return found
 
 
 def trusted_errors(values: dict[str, np.ndarray], cell: tuple[int, int], num_samples: int) -> dict[str, bool]:

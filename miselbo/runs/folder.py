@@ -1,9 +1,6 @@
 """The run folder's own copy of its configuration: claiming, recognising and loading a folder."""
 
-<<<<<<< HEAD
 import os
-=======
->>>>>>> main
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,12 +21,8 @@ from miselbo.runs.config import (
     unknown_key,
 )
 from miselbo.runs.stored import read_stored
-<<<<<<< HEAD
 from miselbo.runtime import faults
 from miselbo.runtime.files import forget_temporaries, is_temporary, write_text
-=======
-from miselbo.runtime.files import write_text
->>>>>>> main
 
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (

@@ -37,8 +37,17 @@ def explicit(log_p: NDArray, log_q: NDArray) -> dict[str, float]:
             loo["average_iwelbo"].append(of_own)
             loo["delta"].append(of_mixture - of_own)
             loo["joint_bound"].append(log_mean(np.array([*means[:s], of_mixture, *means[s + 1 :]])))
+        whole = {
+            "miselbo": means[s],
+            "average_iwelbo": log_mean(own[s]),
+            "delta": means[s] - log_mean(own[s]),
+            "joint_bound": log_mean(np.array(means)),
+        }
         for name in NAMES:
-            sums[name] += scatter(loo[name]) / (1 if name == "joint_bound" else size**2)
+            joint = name == "joint_bound"
+            sums[name] += scatter(loo[name]) / (1 if joint else size**2)
+            bias = (samples - 1) * (np.mean(loo[name]) - whole[name])
+            sums[f"{name}_bias"] = sums.get(f"{name}_bias", 0.0) + bias / (1 if joint else size)
     return sums
 
 
@@ -68,6 +77,8 @@ def test_equal_to_an_explicit_loop(size, samples, pieces, spread):
             for b, name in ((b, name) for b in range(2) for name in NAMES):
                 value = values[f"{name}_var"][b, -1, 0].item()
                 assert value == pytest.approx(expected[b][name], rel=1e-6, abs=1e-15), (name, piece, shift)
+                bias = values[f"{name}_bias"][b, -1].item()
+                assert bias == pytest.approx(expected[b][f"{name}_bias"], rel=1e-6, abs=1e-9), (name, piece)
 
 
 def test_members_alone_and_smaller_ensembles():
