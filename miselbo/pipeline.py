@@ -27,8 +27,8 @@ from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path, refuse_links
 from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
 from miselbo.runs.reuse import copy, reusable
-from miselbo.runtime import machine, stopping
-from miselbo.runtime.files import write_json
+from miselbo.runtime import locks, machine, stopping
+from miselbo.runtime.files import forget_temporaries, write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
@@ -99,18 +99,6 @@ def run_all(
     plan, family = training_plan(cfg), training_of(cfg, folder, data)
     from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
 
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
-    from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
-
     loggers = Loggers(cfg, folder)
     # a foreign file fails now, with nothing written
     finished, elsewhere = checkpoints.load_finished(folder, target, members), reusable(cfg, folder)
@@ -118,10 +106,13 @@ def run_all(
     if done and cfg.ensemble.objective == "mixture" and len(members) > 1:
         done = checkpoints.trained_jointly(folder, len(members))
     claim_folder(cfg, folder)
-    if elsewhere is not None:
-        copy(*elsewhere, folder)
-        done = len(checkpoints.load_finished(folder, target, members)) == len(members)
-    with loggers:
+    with using(folder, "run"), loggers:
+        for s in checkpoints.missing_members(folder, cfg.ensemble.size) if is_able(family, "apart") else ():
+            with locks.hold(folder, f"q{s}"):  # a job of task=fit_member is refused now, not after the others
+                pass
+        if elsewhere is not None:
+            copy(*elsewhere, folder)
+            done = len(checkpoints.load_finished(folder, target, members)) == len(members)
         curves.collect(folder, cfg.ensemble.size, loggers.of_member)
         with contextlib.nullcontext() if done else ranks.together(plan.trainer, config_path(folder)):
             ensemble = family(target, members, data, plan, folder, loggers.of_member)
@@ -363,7 +354,8 @@ def optimized(cfg: DictConfig) -> float:
     settings = replace(
         make_settings(cfg.evaluation, cfg.seed, data.pass_dims), split="validation", save_scores=False
     )
-    path, of = folder / "results" / "validation.json", shard_key(settings, summary["protocol"]["fingerprint"])
+    path = folder / "results" / "validation.json"
+    of = shard_key(settings, summary["protocol"]["fingerprint"], cfg.ensemble.size)
     kept: Any = read_json(path) if path.is_file() else {}
     if not isinstance(kept, dict) or kept.get("of") != of:
         ensemble = restoring.restore(cfg, data)

@@ -22,7 +22,6 @@ from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
 from miselbo.runs.plan import trainer_arguments
 from miselbo.runs.schema import SCHEMA
 from miselbo.runtime import faults, processes, stopping
-from miselbo.runtime import processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
@@ -219,7 +218,6 @@ def fail_unforeseen(error: Exception) -> NoReturn:
     """
     if (sentence := faults.explain(error)) is not None:
         fail(RuntimeError(sentence), faults.STATUS)
-    """One line for an error that nothing has foreseen, its stack trace in a file; HYDRA_FULL_ERROR=1 prints it."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
     text = "".join(traceback.format_exception(error))
