@@ -71,7 +71,8 @@ SCHEMA: dict[str, Rule] = {
     "sampling.batch_size": whole(2), "sampling.columns": maybe(COUNT), "sampling.seed": maybe(SEED),
     "sampling.weighted": FLAG, "dataset.outgroup": maybe(either(text(), many(text()))),
     "model.target.inferred.model": maybe(word("jc69", "k80", "hky", "gtr")), "model.target.inferred.gamma": FLAG,
-    "model.target.inferred.invariable": FLAG, "model.target.inferred.frequencies": maybe(either(word("empirical"), many(POSITIVE, 4))),
+    "model.target.inferred.invariable": FLAG,
+    "model.target.inferred.frequencies": maybe(either(word("empirical"), many(POSITIVE, 4))),
     "model.target.inferred.num_categories": whole(1, 64),
     # training
     "ensemble.size": whole(1, 10_000), "ensemble.monitor_samples": COUNT, "ensemble.resume_interval": NOT_NEGATIVE,
