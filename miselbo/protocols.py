@@ -144,8 +144,12 @@ class Frozen(nn.Module):
         changed = _changed(self._kept, dict(tensors(self.module)))
         if not changed and self._probe is not None and self._answer is not None:
             answer = self._ask(self._probe)
-            tolerance = 1e-6 if answer.device.type == "cpu" else 1e-4  # a GPU's sums are not the same twice
-            if torch.allclose(answer, self._answer, rtol=tolerance, atol=tolerance, equal_nan=True):
+            same = answer.device.type == "cpu" and answer.dtype == self._answer.dtype
+            tolerance = (
+                1e-6 if same else 1e-4
+            )  # a GPU's sums are not the same twice, nor are float32's and float64's
+            before = self._answer.to(answer)
+            if torch.allclose(answer, before, rtol=tolerance, atol=tolerance, equal_nan=True):
                 return
             changed = _changed(self._attributes, dict(attributes(self.module)))
             changed = changed or [
@@ -199,9 +203,12 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def _digest(tensor: Tensor) -> str:
-    """SHA-256 over dtype, shape and bytes."""
+    """SHA-256 over kind, shape and values; float32 numbers and the same ones in float64 (training in it) are equal."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.double()
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

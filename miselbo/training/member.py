@@ -101,8 +101,10 @@ class MemberTraining(SplitsBatches):
         z = latent_noise(shapes, 0, index, 0, index[:1], x.dtype)
 
         def answer(module: Any) -> Tensor:
-            draw = self.target.at(first, z)
-            return draw.log_p if module is self.target else module.log_prob(module.encode(first), draw)
+            like = next(self.encoder.parameters(), x)  # a training in float64 ends in float32
+            at, latents = first.to(like.dtype), [part.to(like.dtype) for part in z]
+            draw = self.target.at(at, latents)
+            return draw.log_p if module is self.target else module.log_prob(module.encode(at), draw)
 
         for frozen in self._frozen:
             frozen.watch(partial(answer, frozen.module))

@@ -234,7 +234,7 @@ def test_a_vae_has_no_statistics(tmp_path):
         ("sampling.readjust_batches=-1", "sampling.readjust_batches must be"),
         ("sampling.columns=0", "sampling.columns must be"),
         ("sampling.seed=-1", "sampling.seed must be"),
-        ("sampling.temperature=0", "sampling.temperature must be a positive number, got 0"),
+        ("sampling.temperature=0", "sampling.temperature must be a finite number above 0, got 0"),
         ("sampling.temperature=hot", "sampling.temperature must be a number, got 'hot'"),
         ("sampling.number=3", "did you mean 'sampling.num'"),
         ("model.target.num_channels=9", "cannot be changed for a trained run"),

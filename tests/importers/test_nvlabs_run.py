@@ -118,7 +118,7 @@ def test_separate_decoders_are_stamped_everywhere(untied, tmp_path, capsys):
     tables = sorted((tmp_path / "run/results").glob("*.csv")) + sorted(
         (tmp_path / "run/results").glob("*.parquet")
     )
-    assert len(tables) == 6
+    assert len(tables) == 7
     for path in tables:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
         assert (table["remark"] == REMARK).all() and len(table), path
@@ -179,7 +179,7 @@ def test_several_processes_share_it(pair, tmp_path):
         (["task=run"], "importer=nvlabs needs task=evaluate"),
         (["importer=null", "task=run"], "checkpoints= needs importer=nvlabs"),
         (["checkpoints=[none.pt]"], "checkpoint none.pt does not exist"),
-        (["importer=nvlab"], "unknown importer=nvlab; known are arrays, nvlabs"),
+        (["importer=nvlab"], "unknown importer=nvlab; did you mean 'nvlabs'? known are arrays, nvlabs"),
     ],
 )
 def test_what_does_not_go_together(more, message, pair, tmp_path, monkeypatch):

@@ -198,7 +198,10 @@ def test_processes_of_srun(tmp_path):
     ("override", "message"),
     [
         ("trainer.strategy=ddp_spawn", "known are auto, ddp, ddp_fork"),
-        ("trainer.devices=0", "trainer.devices must be a whole number of at least 1, or auto, got 0"),
+        (
+            "trainer.devices=0",
+            "trainer.devices must be a whole number of at least 1, -1, .auto. or a list of GPUs",
+        ),
         ("trainer.devices=many", "trainer.devices must be a whole number"),
         ("trainer=slurm", "srun python run.py trainer=slurm"),
         ("model=gaussian", "model=gaussian trains all its members in one process"),
