@@ -32,7 +32,6 @@ from miselbo.runtime.files import forget_temporaries, write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
-from miselbo.training.trainer import check_batches
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -82,9 +81,6 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     data.prepare_data()
     data.setup()
     check_splits(data)
-    if cfg.task in ("run", "fit_member") and hasattr(data, "batch_size"):
-        together = data.batch_size * ranks.processes(trainer_arguments(cfg))
-        check_batches(cfg.trainer.limit_train_batches, len(data.split("train")), together)
     # built before anything is written, so that a model that cannot be fails now
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
     return TASKS[cfg.task](cfg, folder, data, target, members)
@@ -427,7 +423,8 @@ def sandwich_run(
     summary = Result.read(folder).summary
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     device = machine.device(cfg.trainer.accelerator)
-    return conclude(cfg, sandwich.add(ensemble, settings, summary, folder, device), folder)
+    with using(folder, "sandwich"):
+        return conclude(cfg, sandwich.add(ensemble, settings, summary, folder, device), folder)
 
 
 def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from miselbo.errors import InputError, Stopped
+from miselbo.errors import Stopped
 from miselbo.runs.building import build
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime import stopping
@@ -120,39 +119,6 @@ def run_trainer(
             raise
     if wide:
         module.float()  # as every member is kept; exact for what was frozen
-
-
-def check_batches(limit: object, examples: int, batch_size: int) -> None:
-    """Refuse to train on no batch at all.
-
-    Args:
-        limit: ``trainer.limit_train_batches``: a number of batches, or a share of them.
-        examples: of training.
-        batch_size: examples in a batch of all processes together.
-
-    Raises:
-        InputError: no batch is left, or no such number.
-
-    Example:
-        >>> check_batches(1.0, 200, 50)
-        >>> check_batches(0.1, 200, 50)
-        Traceback (most recent call last):
-        ...
-        miselbo.errors.InputError: trainer.limit_train_batches=0.1 leaves none of the 4 training batches ...
-    """
-    count = -(-examples // batch_size)
-    share = isinstance(limit, float) and 0 <= limit <= 1
-    whole = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0
-    if (share or whole) and (int(count * limit) if share else limit) >= 1:  # type: ignore[operator]
-        return
-    least = math.ceil(1000 / count) / 1000
-    problem = (
-        f"leaves none of the {count} training batches" if share or whole else f"for {count} training batches"
-    )
-    raise InputError(
-        f"trainer.limit_train_batches={limit} {problem} ({examples} examples, {batch_size} in each): expected a whole "
-        f"number from 1 to {count}, or a share from {least:g} to 1.0"
-    )
 
 
 @contextlib.contextmanager

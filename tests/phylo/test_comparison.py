@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from small_phylo import data, fitted
+from small_phylo import data, fitted, mixture
 
 from miselbo.phylo.comparison import compare, elbo_warnings, save_comparison
 from miselbo.phylo.output.draws import draw_trees
@@ -15,12 +15,6 @@ from miselbo.report import trees
 @pytest.fixture(scope="module")
 def ensemble():
     return fitted(data(five=True), epochs=1, size=2, steps_per_epoch=150)
-
-
-def mixture(ensemble):
-    every = list(all_topologies(5))
-    log_q = torch.stack([member.sbn.topology_log_prob(every) for member in ensemble.members]).detach()
-    return dict(zip(every, log_q.exp().mean(0).tolist(), strict=True))
 
 
 def test_distances_to_a_posterior(ensemble):

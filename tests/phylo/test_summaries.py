@@ -4,10 +4,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from Bio import Phylo
 from Bio.Phylo.Consensus import majority_consensus
-from small_phylo import data, fitted
+from small_phylo import data, fitted, mixture
 
 from miselbo.phylo.output.draws import draw_trees
 from miselbo.phylo.summaries import consensus, consensus_newick, kl_to, save, split_probabilities, summarise
@@ -41,12 +40,6 @@ def test_consensus_is_biopythons():
 @pytest.fixture(scope="module")
 def ensemble():
     return fitted(data(five=True), epochs=1, size=2, steps_per_epoch=150)
-
-
-def mixture(ensemble):
-    every = list(all_topologies(5))
-    log_q = torch.stack([member.sbn.topology_log_prob(every) for member in ensemble.members]).detach()
-    return dict(zip(every, log_q.exp().mean(0).tolist(), strict=True))
 
 
 def test_frequencies_are_those_of_the_mixture(ensemble):

@@ -9,6 +9,7 @@ from miselbo.phylo.data import AlignmentData
 from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.simulation import NAMES, TREE, simulate
+from miselbo.phylo.tree import all_topologies
 from miselbo.phylo.vbpi import Posterior, Vbpi
 
 FIVE = "((a:0.1,b:0.2):0.03,(c:0.15,d:0.1):0.02,e:0.2);"
@@ -33,3 +34,10 @@ def fitted(made: AlignmentData, epochs: int, size: int, **objective) -> Ensemble
             training.epoch()
         members.append(member)
     return Ensemble(target, members).eval()
+
+
+def mixture(ensemble: Ensemble) -> dict:
+    """Exact probabilities of the five-taxon topologies under the mixture."""
+    every = list(all_topologies(5))
+    log_q = torch.stack([member.sbn.topology_log_prob(every) for member in ensemble.members]).detach()
+    return dict(zip(every, log_q.exp().mean(0).tolist(), strict=True))
