@@ -7,6 +7,8 @@ from typing import Any
 from miselbo.data.replicates import Replicates
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
+from miselbo.phylo.chains import Evidence, save_evidence
+from miselbo.phylo.evidence import Chain
 from miselbo.phylo.output.newick import outgroup_mask
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
 from miselbo.phylo.topologies import SupportOptions, find_support
@@ -26,6 +28,8 @@ class AlignmentData(Replicates):
         replicates: how often the evaluation is repeated.
         posterior: a tree file with the posterior's topologies (MrBayes ``.trprobs``) to compare with; None without.
         outgroup: a taxon or several, at which written trees are rooted; None for unrooted ones.
+        evidence: arguments of :class:`miselbo.phylo.chains.Evidence`: draws of the posterior that bound log p(Y) from
+            above; None for none.
 
     Example:
         >>> data = simulated()
@@ -44,9 +48,11 @@ class AlignmentData(Replicates):
         replicates: int,
         posterior: str | None = None,
         outgroup: str | Sequence[str] | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ):
         super().__init__(name, replicates)
         self.read, self.options, self.outgroup = read, options_of(support), outgroup
+        self.evidence, self.chains = Evidence(**(evidence or {})), list[Chain]()
         if posterior is not None and not Path(posterior).is_file():
             raise InputError(
                 f"dataset.posterior={posterior} does not exist: give a tree file with weights, or null"
@@ -62,6 +68,7 @@ class AlignmentData(Replicates):
             if alignment.num_missing == alignment.num_sites:
                 raise InputError(f"{alignment.source} holds no base at all: every character is missing")
             self.root = outgroup_mask(alignment.names, self.outgroup)
+            self.chains = self.evidence.read(alignment.names)
             support, self.about = find_support(alignment, self.options)
             self._spec = PhyloSpec(alignment, support)
             self.pass_dims = 8 * (2 * alignment.num_taxa - 3)  # embedding rows are what a pass holds
@@ -81,6 +88,9 @@ class AlignmentData(Replicates):
         from miselbo.phylo.output.files import save_trees
         from miselbo.phylo.summaries import save
 
+        (results / "evidence.json").unlink(missing_ok=True)  # of other chains
+        if self.chains:
+            save_evidence(ensemble, self.chains, self.evidence.claimed, settings.seed, results)
         draws = draw_trees(ensemble, settings.seed)
         save(ensemble, draws, self.posterior, results)
         save_trees(ensemble, draws, self.root, settings.seed, results)
@@ -134,6 +144,7 @@ def benchmark(
     replicates: int,
     posterior: str | None = None,
     outgroup: str | Sequence[str] | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> AlignmentData:
     """One of DS1..DS8, from ``root``; a tree file ``<name>_ufboot.tsv.gz`` or ``<name>.trprobs`` there is used.
 
@@ -158,7 +169,9 @@ def benchmark(
     found = next((file for file in trees if file.is_file()), None)
     if found is not None and options.get("file") is None and options.get("method", "auto") == "auto":
         options["file"] = str(found)
-    return AlignmentData(name, lambda: Alignment.from_file(path), options, replicates, posterior, outgroup)
+    return AlignmentData(
+        name, lambda: Alignment.from_file(path), options, replicates, posterior, outgroup, evidence
+    )
 
 
 def from_file(
@@ -168,6 +181,7 @@ def from_file(
     name: str = "alignment",
     posterior: str | None = None,
     outgroup: str | Sequence[str] | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> AlignmentData:
     """Any alignment in FASTA, PHYLIP, NEXUS or Clustal.
 
@@ -179,7 +193,7 @@ def from_file(
     if not Path(path).is_file():
         raise InputError(f"dataset.path={path} does not exist")
     return AlignmentData(
-        name, lambda: Alignment.from_file(str(path)), support, replicates, posterior, outgroup
+        name, lambda: Alignment.from_file(str(path)), support, replicates, posterior, outgroup, evidence
     )
 
 

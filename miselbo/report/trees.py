@@ -31,6 +31,7 @@ def text(found: dict[str, Any]) -> list[str]:
             f"support, and {found['mass_outside']:.4f} of its mass lies outside the support."
         )
     lines += distance_text(found.get("distances", {}))
+    lines += [found["evidence"]["sentence"]] if "evidence" in found else []
     lines.append(
         "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk); all splits "
         "are in results/splits.csv. q: frequency under the mixture; weighted: the same with importance weights, an "
@@ -149,11 +150,11 @@ def taxa_of(split: int) -> list[int]:
 
 
 def load(results: Path) -> dict[str, Any] | None:
-    """What :func:`save` wrote, with the ``distances`` if there are any; None when it is not there."""
+    """What :func:`save` wrote, with the ``distances`` and ``evidence`` if there are any; None when it is not there."""
     try:
         found = read_json(results / "trees.json")
-        file = results / "distances.json"
-        distances = {"distances": read_json(file)} if file.is_file() else {}
+        files = {name: results / f"{name}.json" for name in ("distances", "evidence")}
+        distances = {name: read_json(file) for name, file in files.items() if file.is_file()}
         table = read_table(results / "splits.csv")
         whole = (
             isinstance(found, dict)

@@ -30,7 +30,7 @@ FREE = (
     "optimized_metric", "from_run", "model.cost",
     "ensemble.size", "ensemble.resume_interval", "ensemble.workers",
     "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "dataset.cache",
-    "dataset.replicates", "dataset.posterior",
+    "dataset.replicates", "dataset.posterior", "dataset.evidence",
     "trainer.accelerator", "trainer.enable_progress_bar", "trainer.max_time", "trainer.log_every_n_steps",
 )  # fmt: skip
 # keys that run folders of older versions lack, and what they stood for there

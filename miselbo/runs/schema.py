@@ -143,6 +143,8 @@ SCHEMA: dict[str, Rule] = {
     "dataset.num_train": maybe(ZERO), "dataset.num_validation": maybe(ZERO), "dataset.num_test": maybe(ZERO),
     "dataset.binarisation_seed": SEED, "dataset.num_workers": whole(0, 4096), "dataset.replicates": COUNT,
     **{f"dataset.support.{key}": rule for key, rule in TREES.items()},
+    "dataset.evidence.chains": maybe(either(text(), many(text()))), "dataset.evidence.claimed": maybe(number(high=0)),
+    "dataset.evidence.burn_in": TREES["burn_in"],
     "dataset.max_epochs": COUNT, "dataset.fixed.scale": POSITIVE, "dataset.dim": COUNT,
     "dataset.box": maybe(many(many(number(), 2))), "dataset.normaliser": word("space", "box"),
     "dataset.density._target_": TARGET, "dataset.density._partial_": FLAG, "dataset.density.means": NUMBERS,

@@ -3,11 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_phylo import data, fitted
+from small_phylo import data, fitted, posterior_samples
 
 from miselbo.errors import InputError
 from miselbo.phylo.evidence import bridge, bridge_error, lower, two_sided, upper
-from miselbo.phylo.tree import all_topologies
 
 
 def gaussians(seed, replicates, samples):
@@ -44,29 +43,30 @@ def test_no_chain_and_wrong_shapes():
         two_sided(ensemble, [([(3 << 1, 3 << 3)], torch.zeros(1, 5))], 0)
 
 
-def posterior_samples(ensemble, count, seed):
-    """log Z of five taxa by summing importance sampling over every topology, and independent draws of the posterior,
-    resampled from the same."""
-    target, branches, every = ensemble.target, ensemble.members[0].branches, list(all_topologies(5))
-    trees = target.spec.support.trees(every)
-    generator = torch.Generator().manual_seed(seed)
-    weights, lengths = [], []
-    for k in range(len(every)):
-        row = trees[torch.full((count,), k)]
-        x, log_q = branches.sample(row, torch.randn(count, 7, dtype=torch.float64, generator=generator))
-        weights.append(target.log_joint(row, x) - log_q - math.log(count))
-        lengths.append(x)
-    weight, x = torch.cat(weights).detach(), torch.cat(lengths).detach()
-    rows = torch.multinomial(weight.softmax(0), 3000, replacement=True, generator=generator)
-    return float(weight.logsumexp(0)), [every[row // count] for row in rows.tolist()], x[rows]
-
-
 def test_two_sides_around_the_truth_of_five_taxa():
     ensemble = fitted(data(five=True), epochs=1, size=2, steps_per_epoch=300)
-    truth, topologies, x = posterior_samples(ensemble, 20_000, 0)
+    truth, topologies, x = posterior_samples(ensemble, 20_000, 3000, 0)
     chains = [(topologies[c::5], x[c::5]) for c in range(5)]
     found = two_sided(ensemble, chains, 0)
     assert found["q_outside"] == 0
     assert found["lower"] < truth < found["upper"] < found["lower"] + 4
     assert found["bridge"] == pytest.approx(truth, abs=4 * found["bridge_se"])
     assert found["bridge_se"] < 0.06
+
+
+@pytest.mark.slow
+def test_seven_taxa_by_enumeration_of_945_topologies():
+    staged = {
+        "dreg": True,
+        "anneal_portion": 0.5,
+        "steps_per_epoch": 500,
+        "second_stage_branch": [5e-3, 5e-4],
+    }
+    ensemble = fitted(data(seven=True), epochs=12, size=2, num_decays=0, **staged)
+    truth, topologies, x = posterior_samples(ensemble, 2000, 50_000, 0)
+    again, *_ = posterior_samples(ensemble, 2000, 1, 1)
+    assert truth == pytest.approx(again, abs=0.005)
+    chains = [(topologies[c::20], x[c::20]) for c in range(20)]
+    found = two_sided(ensemble, chains, 0, replicates=20, samples=2500)
+    assert found["bridge"] == pytest.approx(truth, abs=0.01) and found["bridge_se"] < 0.005
+    assert truth - 0.5 < found["lower"] < truth < found["upper"] < truth + 0.5

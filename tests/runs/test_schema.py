@@ -112,7 +112,8 @@ def bad(key):
             for v in MOSTLY_BAD
             if not (free and v in ("7", "red")) and not (key == "from_run" and v is None)
         ]
-    return [{"a": 1}, [[]], ["", 3], NAN, INF, -0.0, -0.5, ""]  # null in conf/: a number, a path or a word
+    found = [{"a": 1}, [[]], ["", 3], NAN, INF, -0.0, -0.5, ""]  # null in conf/: a number, a path or a word
+    return [*found[:5], "", 2.5] if key == "dataset.evidence.claimed" else found  # a log-probability
 
 
 @pytest.mark.parametrize("key", sorted(schema.SCHEMA))

@@ -29,7 +29,7 @@ from miselbo.runtime.progress import Meter
 PAPER = PUBLISHED / "5_3_phylogenetics" / "paper.csv"
 SETS = tuple(f"ds{number}" for number in range(1, 9))
 GROUPS = ("model", "dataset", "ensemble", "evaluation")  # what is set in them holds for every part
-OF_ONE_SET = ("dataset.posterior", "dataset.support.file")
+OF_ONE_SET = ("dataset.posterior", "dataset.support.file", "dataset.evidence.chains")
 METHODS = {
     "phylogfn": "PhyloGFN",
     "mrbayes": "MrBayes stepping stone",
