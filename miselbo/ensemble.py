@@ -68,6 +68,7 @@ class Ensemble(nn.Module):
         samples_per_pass: int | None = None,
         seed: int = 0,
         index: Tensor | None = None,
+        first: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores in passes over the samples: x is encoded once per member, the target runs once per (member, sample).
 
@@ -77,6 +78,7 @@ class Ensemble(nn.Module):
             samples_per_pass: samples per yield; default all.
             seed: key of the noise, which is a function of (seed, example index, member, sample) alone.
             index: [B] example numbers; default 0..B-1.
+            first: number of the first sample, those before it are left out.
 
         Yields:
             log_p [B, S, l] and log_q [B, S, l, S] of the next l samples, with gradients: any bound of them is a loss.
@@ -105,7 +107,7 @@ class Ensemble(nn.Module):
         step = samples_per_pass or num_samples
         with evaluating(self):
             contexts = [member.encode(x) for member in self.members]
-            for start in range(0, num_samples, step):
+            for start in range(first, num_samples, step):
                 samples = torch.arange(start, min(start + step, num_samples), device=x.device)
                 draws = (
                     self.target_of(s).draw(x, member, context, self.noise(x, samples, seed, index, s))

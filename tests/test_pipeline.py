@@ -249,6 +249,21 @@ def test_more_samples_extend_fewer(finished, tmp_path, no_report):
     assert_same_bounds(more, whole, atol=1e-6)
 
 
+def test_a_goal_goes_on_from_the_draws_at_hand(finished, tmp_path, no_report):
+    folder, *_ = finished
+    again = tmp_path / "run"
+    shutil.copytree(folder, again)
+    goal = ("evaluation.num_samples=20", "evaluation.stop_at_se=1e-9", "evaluation.save_scores=true")
+    summary = runs.from_folder("evaluate", again, *goal)
+    assert summary["protocol"]["notes"][0].startswith("L = 20 is where doublings from 16 ended")
+    assert summary["cost"][-1]["decoder_passes"] == 12 * 3 * 20
+    log_p, log_q = (np.load(again / "results" / "scores" / f"{name}.npy") for name in ("log_p", "log_q"))
+    whole = evaluate_scores(log_p, log_q, grid=[1, 2, 5, 10]).bounds.set_index(["S", "L"])
+    assert_same_bounds(bounds(again), whole, atol=1e-6)
+    runs.from_folder("evaluate", again, "evaluation.num_samples=20")
+    assert_same_bounds(bounds(again), whole, atol=1e-4)
+
+
 def test_fewer_members_examples_and_the_other_split(finished, tmp_path, no_report):
     folder, summary, _ = finished
     again = tmp_path / "run"

@@ -30,7 +30,7 @@ def evaluation_cost(
     processes: int = 1,
     seconds: float = MEASURE,
 ) -> dict[str, Any]:
-    """Cost of one evaluation at ``settings.num_samples`` (an upper bound with ``evaluation.stop_at_se``).
+    """Cost of one evaluation at ``settings.num_samples`` (the most that it is with ``evaluation.stop_at_se``).
 
     The decoder runs num_data * S * L times; per run S posterior heads are scored; x is encoded once per member.
 

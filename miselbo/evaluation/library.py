@@ -51,10 +51,10 @@ class TensorSource:
             rows.split(self.settings.batch_size), self.x.split(self.settings.batch_size), strict=True
         )
 
-    def passes(self, index: Tensor, batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def passes(self, index: Tensor, batch: Tensor, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The ensemble's scores."""
-        settings = self.settings
-        return self.ensemble.passes(batch, settings.num_samples, self.samples_per_pass, settings.seed, index)
+        settings, step = self.settings, self.samples_per_pass
+        return self.ensemble.passes(batch, settings.num_samples, step, settings.seed, index, first)
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """One evaluation from scoring to ``results/``."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,10 @@ def evaluate(
 
     goal = request.stop_at_se
     looks = 1 if goal is None else len(list(doublings(settings)))
-    settings, values, scored = until_precise(goal, settings, score)
+    settings, values = until_precise(goal, settings, score, keys)
     forget_other_shards(shards, keys)
     if goal is not None:
-        protocol["notes"] = [stop_note(goal, settings.num_samples, scored)]
+        protocol["notes"] = [stop_note(goal, settings.num_samples)]
     if settings.dtype == "bfloat16" or settings.compile:
         change = change_against_float32(ensemble, data, settings, device)
         protocol |= {"compile": settings.compile, "change_against_float32": change}
@@ -153,31 +153,41 @@ def headline_of(
 
 
 def until_precise(
-    goal: float | None, settings: Settings, score: Callable[[Settings], dict[str, np.ndarray]]
-) -> tuple[Settings, dict[str, np.ndarray], int]:
+    goal: float | None,
+    settings: Settings,
+    score: Callable[[Settings], dict[str, np.ndarray]],
+    keys: Sequence[str],
+) -> tuple[Settings, dict[str, np.ndarray]]:
     """Score at L, or with a goal at L = 16, 32, ... until the headline's Monte Carlo error is at most the goal.
 
-    Each doubling scores from the first sample again, so the total, which is returned too, is less than three times
-    the last one.
+    The draws of a step are kept with its shards, so the next one scores those after them alone; its bounds are of all.
+
+    Args:
+        goal: nats.
+        settings: with the largest L.
+        score: per-example values at some settings.
+        keys: names of the shards of all steps so far; ``score`` adds one.
     """
     if goal is None:
-        return settings, score(settings), settings.num_samples
-    scored = 0
+        return settings, score(settings)
+    seconds: Any = 0.0
     for step in doublings(settings):
+        more = step.num_samples < settings.num_samples
+        step = replace(step, earlier=tuple(keys), keep_draws=more)  # noqa: PLW2901
         values = score(step)
-        scored += step.num_samples
+        seconds = seconds + values["seconds"]
         error = float(np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / len(values["index"]))
         print(f"L = {step.num_samples}: Monte Carlo standard error of MISELBO {error:.5f} nats (goal {goal})")
         if error <= goal:
             break
-    return step, values, scored
+    return step, {**values, "seconds": seconds}
 
 
-def stop_note(goal: float, used: int, scored: int) -> str:
+def stop_note(goal: float, used: int) -> str:
     """What ``evaluation.stop_at_se`` did."""
     return (
-        f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal:g}); each starts from the first "
-        f"sample again, so {scored} samples per member and example were scored in all."
+        f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal:g}); each went on from the "
+        "draws before it."
     )
 
 

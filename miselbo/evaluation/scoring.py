@@ -4,6 +4,7 @@ Examples go through in batches, samples in passes; :mod:`miselbo.evaluation.shar
 """
 
 import copy
+import itertools
 import os
 import shutil
 import time
@@ -23,7 +24,9 @@ from miselbo.errors import InputError
 from miselbo.evaluation.settings import DTYPES, Settings
 from miselbo.runtime import memory
 
+Draws = tuple[Tensor, ...]  # log_p [b, S, l] and log_q [b, S, l, S]
 Passes = Iterator[tuple[Tensor, Tensor]]
+DRAWS = ("draws_log_p", "draws_log_q")
 Keep = Callable[[int, Tensor, Tensor], None]  # position of the first sample, log_p and log_q of a pass
 
 
@@ -36,8 +39,8 @@ class Source(Protocol):
     def batches(self) -> Iterator[tuple[Tensor, Any]]:
         """Example numbers [b] of each batch, with what :meth:`passes` needs to score it."""
 
-    def passes(self, index: Tensor, batch: Any) -> Passes:
-        """log_p [b, S, l] and log_q [b, S, l, S] of the next l samples, until L."""
+    def passes(self, index: Tensor, batch: Any, first: int = 0) -> Passes:
+        """log_p [b, S, l] and log_q [b, S, l, S] of the next l samples, from number ``first`` until L."""
 
 
 class NetworkSource:
@@ -74,12 +77,12 @@ class NetworkSource:
             if not left:
                 return
 
-    def passes(self, index: Tensor, batch: Tensor) -> Passes:
+    def passes(self, index: Tensor, batch: Tensor, first: int = 0) -> Passes:
         """The network's scores."""
         settings = self.settings
         x = batch.to(self.device, self.dtype)
         return self.scorer.passes(
-            x, settings.num_samples, self.samples_per_pass, settings.seed, index.to(self.device)
+            x, settings.num_samples, self.samples_per_pass, settings.seed, index.to(self.device), first
         )
 
 
@@ -138,21 +141,26 @@ class Fitting:
         self.source, self.settings, self.keeping = source, settings, keeping
         self.examples = settings.batch_size
 
-    def score(self, index: Tensor, batch: Any, rows: slice) -> dict[str, np.ndarray]:
+    def score(
+        self, index: Tensor, batch: Any, rows: slice, draws: Draws | None = None
+    ) -> dict[str, np.ndarray]:
         """:func:`score_batch` of a batch whose examples have the positions ``rows`` in the split."""
         while len(index) <= self.examples:
             try:
                 keep = self.keeping(rows, index) if self.keeping else None
-                return score_batch(self.source, index, batch, self.settings, keep)
+                return score_batch(self.source, index, batch, self.settings, keep, draws)
             except (RuntimeError, MemoryError) as error:
                 if not memory.out_of_memory(error) or not self._can_halve(len(index)):
                     raise
             self._halve(len(index))
         half = len(index) // 2
         middle = rows.start + half
+        low, high = (
+            (None, None) if draws is None else zip(*(d.tensor_split([half]) for d in draws), strict=True)
+        )
         parts = [
-            self.score(index[:half], batch[:half], slice(rows.start, middle)),
-            self.score(index[half:], batch[half:], slice(middle, rows.stop)),
+            self.score(index[:half], batch[:half], slice(rows.start, middle), low),
+            self.score(index[half:], batch[half:], slice(middle, rows.stop), high),
         ]
         both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return both | {"seconds": both["seconds"].sum(keepdims=True)}
@@ -176,7 +184,12 @@ class Fitting:
 
 
 def score_batch(
-    source: Source, index: Tensor, batch: Any, settings: Settings, keep: Keep | None = None
+    source: Source,
+    index: Tensor,
+    batch: Any,
+    settings: Settings,
+    keep: Keep | None = None,
+    draws: Draws | None = None,
 ) -> dict[str, np.ndarray]:
     """All bounds of one batch of examples from one pass over its L samples.
 
@@ -186,24 +199,35 @@ def score_batch(
         batch: what the source needs to score them.
         settings: of the evaluation.
         keep: called with the position of the first sample, log_p and log_q of every pass.
+        draws: scores of the first samples that are at hand.
 
     Returns:
         Arrays of :meth:`miselbo.bounds.running.RunningBounds.result` and
         :meth:`miselbo.bounds.checks.RunningChecks.result`, ``index`` [b] and ``seconds`` [1]; for S > 1 also those of
         :class:`miselbo.bounds.subsets.FirstSamples`, :class:`miselbo.bounds.worth.RunningWorth` and, up to 8 members,
-        :class:`miselbo.bounds.subsets.RunningSubsets`.
+        :class:`miselbo.bounds.subsets.RunningSubsets`; with ``settings.keep_draws`` also :data:`DRAWS`, the scores of
+        the samples that are not in ``draws``.
     """
     start = time.perf_counter()
     running = accumulators(source.num_members, settings)
-    seen = 0
+    first = 0 if draws is None else draws[0].shape[2]
+    at_hand = (
+        () if draws is None else zip(*(d.split(settings.samples_per_pass, 2) for d in draws), strict=True)
+    )
+    fresh, seen = list[Draws](), 0
     with torch.inference_mode():
-        for log_p, log_q in source.passes(index, batch):
+        for log_p, log_q in itertools.chain(at_hand, source.passes(index, batch, first)):
             for sums in running:
                 sums.update(log_p, log_q)
             if keep:
                 keep(seen, log_p, log_q)
+            if settings.keep_draws and seen >= first:
+                fresh.append((log_p.cpu(), log_q.cpu()))
             seen += log_p.shape[-1]
         values = {name: value.cpu().numpy() for sums in running for name, value in sums.result().items()}
+    if fresh:
+        parts = zip(*fresh, strict=True)
+        values |= {name: torch.cat(part, 2).numpy() for name, part in zip(DRAWS, parts, strict=True)}
     return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}
 
 

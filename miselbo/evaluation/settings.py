@@ -28,6 +28,8 @@ class Settings:
         save_scores: keep every log_p and log_q in ``results/scores``.
         compile: run the network through ``torch.compile``.
         confidence: of the certificate, 1 - d.
+        earlier: keys of the evaluations whose draws this one goes on from, the least L first.
+        keep_draws: keep the scores of the draws after those, for one with a larger L.
     """
 
     split: str
@@ -41,6 +43,8 @@ class Settings:
     save_scores: bool = False
     compile: bool = False
     confidence: float = 0.95
+    earlier: tuple[str, ...] = ()
+    keep_draws: bool = False
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

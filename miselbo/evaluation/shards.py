@@ -5,6 +5,7 @@ examples.
 """
 
 import hashlib
+import itertools
 import json
 import re
 import zipfile
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from miselbo.errors import InputError
-from miselbo.evaluation.scoring import Fitting, Keep, Source, accumulators
+from miselbo.evaluation.scoring import DRAWS, Draws, Fitting, Keep, Source, accumulators
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import faults
 from miselbo.runtime.files import atomic, memory_map, write_text
@@ -28,7 +29,7 @@ from miselbo.runtime.words import shown
 
 NAME = re.compile(r"\d{8}\.npz")  # of a shard: the position of its first example
 KEY = re.compile(r"[0-9a-f]{16}")  # of a folder of shards
-OWN = ("key", "checksum")  # arrays of a shard that are no values
+OWN = ("key", "checksum", *DRAWS)  # arrays of a shard that are no values
 SCORES = ("log_p.npy", "log_q.npy", "index.npy", "key")
 
 
@@ -78,7 +79,8 @@ def write_shards(
             read_shard(path, index)
             meter.skip(done)
             continue
-        values = {"key": np.array(folder.name), **fitting.score(index, batch, rows)}
+        draws = draws_at_hand([folder.parent / key / path.name for key in settings.earlier], index)
+        values = {"key": np.array(folder.name), **fitting.score(index, batch, rows, draws)}
         with atomic(path) as temporary, temporary.open("wb") as file:
             stored: Any = {**values, "checksum": np.array(checksum(values))}
             np.savez(file, **stored)
@@ -100,8 +102,22 @@ def checksum(values: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def read_shard(path: Path, index: Tensor) -> dict[str, np.ndarray]:
-    """The values of one shard, which must be of this evaluation and as it was written.
+def draws_at_hand(paths: Sequence[Path], index: Tensor) -> Draws | None:
+    """The scores that earlier evaluations have kept of a batch's first samples; None without.
+
+    Args:
+        paths: their shards of the batch, the least L first; what comes after a missing one does not count.
+        index: [b] example numbers.
+    """
+    found = []
+    for path in itertools.takewhile(Path.exists, paths):
+        values = read_shard(path, index, DRAWS)
+        found.append([torch.from_numpy(values[name]).to(index.device) for name in DRAWS])
+    return tuple(torch.cat(parts, 2) for parts in zip(*found, strict=True)) if found else None
+
+
+def read_shard(path: Path, index: Tensor, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The values of one shard (or the arrays of some names), which must be of its evaluation and as it was written.
 
     Raises:
         InputError: another ensemble, seed, setting or other examples; changed, damaged, or not a shard at all.
@@ -124,7 +140,7 @@ def read_shard(path: Path, index: Tensor) -> dict[str, np.ndarray]:
         raise InputError(f"{path} holds scores of {len(examples)} other examples than its place says. {fix}")
     if checksum(values) != stamped:
         raise InputError(f"{path} was changed after it was written: its checksum differs. {fix}")
-    return {name: value for name, value in values.items() if name not in OWN}
+    return {name: value for name, value in values.items() if (name in names if names else name not in OWN)}
 
 
 def read_shards(places: Sequence[tuple[Path, Tensor]]) -> dict[str, np.ndarray]:

@@ -152,12 +152,12 @@ class ArraySource:
         for rows in _slices(self.num_data, self.batch_size):
             yield torch.from_numpy(self.scores.index[rows]), rows
 
-    def passes(self, index: Tensor, batch: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """log_p [b, S, l] and log_q [b, S, l, S] of the next l samples, until L."""
+    def passes(self, index: Tensor, batch: slice, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """log_p [b, S, l] and log_q [b, S, l, S] of the next l samples, from number ``first`` until L."""
         # the bounds of all nested ensembles need S^3 values per example and sample
         step = max(1, CHUNK // (len(index) * self.num_members**3))
-        for samples in _slices(self.num_samples, step):
-            yield self.scores.part(batch, samples)
+        for samples in _slices(self.num_samples - first, step):
+            yield self.scores.part(batch, slice(first + samples.start, first + samples.stop))
 
     def protocol(self) -> dict[str, Any]:
         """What the numbers depend on, plain JSON types."""

@@ -14,7 +14,7 @@ from miselbo.data import ImageData, Images
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import scoring as evaluation
-from miselbo.evaluation.run import stop_note, until_precise
+from miselbo.evaluation.run import until_precise
 from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings, doublings, make_grid, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
@@ -308,16 +308,68 @@ def test_a_damaged_shard_is_refused_with_its_name(tmp_path, ensemble, data):
         score_split(ensemble, data, settings(), tmp_path, "stamp")
 
 
-def test_doublings_stop_at_the_goal_and_count_what_they_scored(capsys):
-    def score(step):
-        return {"miselbo_var": np.full((4, 1, 1), 1 / step.num_samples), "index": np.arange(4)}
+def score_to(goal, ensemble, data, settings, folder):
+    """An evaluation with a goal: L, values, and the samples that each batch was scored at."""
+    keys, scored = [], []
 
-    last, _, scored = until_precise(0.06, settings(num_samples=100, grid=(1, 100)), score)
-    assert (last.num_samples, scored) == (100, 16 + 32 + 64 + 100)  # the error at 64 is 0.0625
-    last, _, scored = until_precise(0.09, settings(num_samples=100, grid=(1, 100)), score)
-    assert (last.num_samples, scored) == (32, 48)
-    assert "212 samples per member" in stop_note(0.06, 100, 212)
-    capsys.readouterr()
+    def score(step):
+        source = NetworkSource(ensemble, data, step, "cpu")
+        passes = source.passes
+        source.passes = lambda index, batch, first=0: (
+            scored.append((first, step.num_samples)) or passes(index, batch, first)
+        )
+        keys.append(shard_key(step, "stamp", len(ensemble.members)))
+        return score_all(source, step, folder, "stamp", show=False)
+
+    last, values = until_precise(goal, settings, score, keys)
+    return last.num_samples, values, scored
+
+
+@pytest.mark.parametrize(("per_pass", "largest"), [(4, 0.0), (3, 1e-5)])
+def test_doublings_go_on_from_the_draws_at_hand_to_the_same_values(
+    tmp_path, capsys, ensemble, data, per_pass, largest
+):
+    whole = settings(num_samples=40, grid=(1, 10, 40), samples_per_pass=per_pass)
+    full = score_split(ensemble, data, whole, tmp_path / "full", "stamp")
+    used, values, scored = score_to(1e-9, ensemble, data, whole, tmp_path / "steps")
+    assert used == 40
+    assert scored == [(0, 16)] * 3 + [(16, 32)] * 3 + [(32, 40)] * 3
+    for name in full.keys() - {"seconds"}:
+        np.testing.assert_allclose(values[name], full[name], rtol=largest, atol=largest, err_msg=name)
+    again = score_to(1e-9, ensemble, data, whole, tmp_path / "steps")
+    assert again[2] == []
+    np.testing.assert_array_equal(again[1]["miselbo"], values["miselbo"])
+    assert "L = 32: Monte Carlo standard error of MISELBO" in capsys.readouterr().out
+
+
+def test_a_goal_that_is_reached_ends_the_doublings_and_a_finer_one_goes_on(tmp_path, ensemble, data):
+    whole = settings(num_samples=40, grid=(1, 40))
+    used, values, _ = score_to(1e9, ensemble, data, whole, tmp_path)
+    assert (used, values["miselbo"].shape[2]) == (16, 2)
+    error = np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / 11
+    used, _, scored = score_to(0.999 * error, ensemble, data, whole, tmp_path)
+    assert used > 16
+    assert min(scored) == (16, 32)
+
+
+def test_a_stop_between_two_doublings_is_gone_on_from(tmp_path, ensemble, data, monkeypatch):
+    whole = settings(num_samples=32, grid=(1, 32))
+    real, calls = evaluation.score_batch, []
+
+    def stop_at_the_fifth(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluation, "score_batch", stop_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        score_to(1e-9, ensemble, data, whole, tmp_path / "stopped")
+    _, values, scored = score_to(1e-9, ensemble, data, whole, tmp_path / "stopped")
+    assert scored == [(16, 32)] * 2
+    unstopped = score_to(1e-9, ensemble, data, whole, tmp_path / "unstopped")[1]
+    for name in values.keys() - {"seconds"}:
+        np.testing.assert_array_equal(values[name], unstopped[name], err_msg=name)
 
 
 def test_compilation_is_for_nvae(data):
@@ -334,8 +386,8 @@ def test_what_does_not_fit_is_halved_and_changes_nothing(tmp_path, monkeypatch, 
     kept = folder / "results" / "scores"
     passes = Ensemble.passes
 
-    def limited(self, x, num_samples, samples_per_pass=None, seed=0, index=None):
-        for scores in passes(self, x, num_samples, samples_per_pass, seed, index):
+    def limited(self, x, num_samples, samples_per_pass=None, seed=0, index=None, first=0):
+        for scores in passes(self, x, num_samples, samples_per_pass, seed, index, first):
             yield scores  # the first pass is scored before memory runs out
             if len(x) * samples_per_pass > most:
                 raise torch.OutOfMemoryError("CUDA out of memory (made by a test)")

@@ -108,6 +108,7 @@ class InferenceEnsemble(nn.Module):
         samples_per_pass: int | None = None,
         seed: int = 0,
         index: Tensor | None = None,
+        first: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores as :meth:`miselbo.ensemble.Ensemble.passes` yields them, equal to round-off.
 
@@ -121,7 +122,7 @@ class InferenceEnsemble(nn.Module):
         with torch.inference_mode():
             known = self.encode(x)
         step = samples_per_pass or max(1, self.rows // max(len(x), 1))
-        for start in range(0, num_samples, step):
+        for start in range(first, num_samples, step):
             samples = torch.arange(start, min(start + step, num_samples), device=x.device)
 
             def noise(block: Block, samples: Tensor = samples) -> list[Tensor]:
