@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
+from miselbo.evaluation import multilevel, sandwich
 from miselbo.evaluation import sample as sampling
-from miselbo.evaluation import sandwich
 from miselbo.evaluation.result import Result
 from miselbo.evaluation.run import Request, check_splits, evaluate, headline_of
 from miselbo.evaluation.scoring import check_form
-from miselbo.evaluation.settings import Settings, make_settings
+from miselbo.evaluation.settings import Settings, make_plan, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import headline_text, write_results
 from miselbo.protocols import TrainableMember, TrainableTarget
@@ -159,12 +159,17 @@ def trained_alone(cfg: DictConfig) -> str | None:
 
 def request(cfg: DictConfig) -> Request:
     """What the configuration says of an evaluation, besides its settings."""
+    noise_seed = cfg.evaluation.seed
     return Request(
         model=cfg.model.name,
         seed=cfg.seed,
         accelerator=cfg.trainer.accelerator,
         workers=cfg.evaluation.workers,
+        method=cfg.evaluation.method,
         stop_at_se=cfg.evaluation.stop_at_se,
+        annealed=make_plan(cfg.evaluation.annealed, cfg.seed if noise_seed is None else noise_seed),
+        annealed_examples=cfg.evaluation.annealed.num_examples,
+        precision=cfg.evaluation.precision,
         num_pictures=cfg.evaluation.num_pictures,
         size=cfg.ensemble.size,
         progress=cfg.trainer.enable_progress_bar,
@@ -311,6 +316,11 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Tables and report for scores made elsewhere."""
     from miselbo.importers.arrays import WORDS, ArraySource
 
+    if cfg.evaluation.method != "full":
+        raise InputError(
+            f"importer=arrays has all scores already: evaluation.method={cfg.evaluation.method} would leave some out; "
+            "use evaluation.method=full"
+        )
     batch_size, limit = cfg.evaluation.batch_size, cfg.evaluation.num_examples
     source = ArraySource(cfg.scores, batch_size=batch_size, num_examples=limit)
     cfg.evaluation.num_samples = source.num_samples  # all of them; evaluation.grid picks what is reported
@@ -332,7 +342,14 @@ def cost(
     if cfg.model.get("cost") is None:
         raise InputError(f"task=cost: model={cfg.model.name} has no forecast (its yaml has no node 'cost')")
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    return build(cfg.model.cost)(training_plan(cfg), data, target, members, settings, cfg.evaluation.workers)
+    make = build(cfg.model.cost)
+    found = make(training_plan(cfg), data, target, members, settings, cfg.evaluation.workers)
+    if cfg.evaluation.method == "multilevel":
+        total = len(data.split(settings.split))
+        count = min(total, settings.num_examples or total)
+        found["multilevel"] = multilevel.forecast(settings, count, len(members))
+        print(found["multilevel"])
+    return found
 
 
 def optimized(cfg: DictConfig) -> float:

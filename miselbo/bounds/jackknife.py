@@ -194,3 +194,32 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     for i in range(ORDER + 1):
         product[..., i:] += a[..., i, None] * b[..., : ORDER + 1 - i]
     return product
+
+
+def joint_jackknife(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint bound of draws that are all there, its delete-one variance and its debiased value, [...] each.
+
+    Members are strata: with m_s the mean of member s's weights and T their sum, leaving out draw l of member s gives
+    log(T + (m_s - w_sl) / (L - 1)) - log S. The debiased value estimates log p(x) and is no bound.
+
+    Args:
+        log_w: [..., S, L] log of p / q_mix, L of at least 2.
+
+    Example:
+        >>> value, variance, debiased = joint_jackknife(torch.zeros(2, 4))
+        >>> float(value), float(variance), round(float(debiased), 9) == 0
+        (0.0, 0.0, True)
+    """
+    log_w = log_w.double()
+    size, n = log_w.shape[-2:]
+    row = _Row(log_w, None)
+    log_mean = row.log_sum - math.log(n)
+    itself = torch.eye(size, dtype=torch.bool, device=log_w.device)
+    each = log_mean[..., None, :].expand(*log_mean.shape, size)
+    others = each.masked_fill(itself, -math.inf).logsumexp(-1)  # of the other strata, [..., S]
+    change, log_total = row.beside(others + math.log(n - 1))
+    loo = log_total[..., None] + change - math.log(n - 1) - math.log(size)
+    value = log_mean.logsumexp(-1) - math.log(size)
+    variance = (loo - loo.mean(-1, keepdim=True)).square().sum(-1).sum(-1)
+    debiased = value + (n - 1) * (value[..., None] - loo.mean(-1)).sum(-1)
+    return value, variance.masked_fill(~variance.isfinite(), math.nan), debiased

@@ -191,9 +191,15 @@ def replicates(units: int, num_examples: int, level: int, of_pilot: bool = False
     """
     rounds, rest = divmod(units, num_examples)
     sizes = [num_examples] * rounds + [rest] * (rest > 0)
-    if len(sizes) == 1 and (of_pilot or level == 0 or 4 * units >= num_examples):
-        sizes.append(min(units, TWICE if level else max(TWICE, num_examples // 20)))
-    return sizes
+    twice = _twice(units, num_examples, level, of_pilot)
+    return sizes + [twice] * (twice > 0)
+
+
+def _twice(units: int, num_examples: int, level: int, of_pilot: bool) -> int:
+    """How many examples a level takes twice although it has no more units than there are examples."""
+    if units > num_examples or not (of_pilot or level == 0 or 4 * units >= num_examples):
+        return 0
+    return min(units, TWICE if level else max(TWICE, num_examples // 20))
 
 
 def allocate(levels: Sequence[Level], draws: Sequence[int], goals: Tensor, least: Sequence[int]) -> list[int]:
@@ -255,7 +261,7 @@ def passes(
         >>> passes([10, 4], [1, 2], 10, 3)                     # 20 x 1 + 8 x 2 draws, with those taken twice
         108
     """
-    taken = (sum(replicates(n, num_examples, k, of_pilot)) for k, n in enumerate(units))
+    taken = (n + _twice(n, num_examples, k, of_pilot) for k, n in enumerate(units))
     return size * sum(n * each for n, each in zip(draws, taken, strict=False))
 
 

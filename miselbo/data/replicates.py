@@ -89,9 +89,12 @@ class Replicates:
             ),
         }
 
-    def evaluation_batches(self, split: str = "test", batch_size: int = 100) -> Iterator[dict[str, Tensor]]:
-        """Numbers of the replicates; ``x`` is empty, [B, 0]: there is nothing to condition on."""
-        for index in torch.arange(len(self.split(split))).split(batch_size):
+    def evaluation_batches(
+        self, split: str = "test", batch_size: int = 100, *, indices: Tensor | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Numbers of the replicates, or some of them; ``x`` is empty, [B, 0]: there is nothing to condition on."""
+        every = torch.arange(len(self.split(split)))
+        for index in (every if indices is None else indices).split(batch_size):
             yield {"index": index, "x": torch.zeros(len(index), 0)}
 
     def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:

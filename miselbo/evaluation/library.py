@@ -13,11 +13,19 @@ from miselbo import bounds
 from miselbo.bounds.certificate import check_confidence
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
+from miselbo.evaluation import multilevel, multilevel_tables
 from miselbo.evaluation.result import Result
 from miselbo.evaluation.scoring import Fitting, inference_form
-from miselbo.evaluation.settings import PIXELS_PER_PASS, Settings, make_grid
+from miselbo.evaluation.settings import (
+    METHODS,
+    PIXELS_PER_PASS,
+    Settings,
+    check_goal,
+    check_levels,
+    make_grid,
+)
 from miselbo.evaluation.shards import score_all
-from miselbo.evaluation.summary import write_results
+from miselbo.evaluation.summary import About, write_results
 from miselbo.models.conditional import adopt
 from miselbo.protocols import fingerprint
 from miselbo.runtime import locks
@@ -56,6 +64,14 @@ class TensorSource:
         settings, step = self.settings, self.samples_per_pass
         return self.ensemble.passes(batch, settings.num_samples, step, settings.seed, index, first)
 
+    def at(self, positions: Tensor, num_samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [b], log_p [b, S, n] and log_q [b, S, n, S] of some rows."""
+        rows = positions.to(self.x.device)
+        step = min(self.samples_per_pass, num_samples)
+        scores = list(self.ensemble.passes(self.x[rows], num_samples, step, seed, rows))
+        log_p, log_q = (torch.cat(part, 2) for part in zip(*scores, strict=True))
+        return rows, log_p, log_q
+
 
 def evaluate(
     target: Any,
@@ -71,6 +87,8 @@ def evaluate(
     progress: bool = False,
     exact_modules: bool = False,
     confidence: float = 0.95,
+    method: str = "full",
+    stop_at_se: float | str = "auto",
 ) -> Result:
     """Every bound of an ensemble and of its nested parts, with errors and a verdict, from one pass over the samples.
 
@@ -89,6 +107,10 @@ def evaluate(
         progress: show it, with the time left.
         exact_modules: score with the modules as they are, not in the target's faster form.
         confidence: of ``summary["certificate"]``, see :mod:`miselbo.bounds.certificate`.
+        method: "full", or "multilevel": the same expectations from few examples with many draws and many with few,
+            until the Monte Carlo errors of MISELBO, joint bound and average IWELBO are below ``stop_at_se``; reported
+            are then the L' of :func:`miselbo.bounds.multilevel.chain`.
+        stop_at_se: of multilevel: nats, or "auto" for a fifth of the error over the data.
 
     Raises:
         InputError: what is given does not fit together.
@@ -119,6 +141,9 @@ def evaluate(
             f"x must be a tensor [N, ...] of at least one example, or None for a density; got {got}"
         )
     check_confidence(confidence)
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    check_goal(stop_at_se, "stop_at_se")
     ensemble = Ensemble(*adopt(target, members, x is not None))
     per_example = 1 if x is None else max(1, x[0].numel())
     step = samples_per_pass or max(1, PIXELS_PER_PASS // (per_example * batch_size))
@@ -141,6 +166,8 @@ def evaluate(
     }
     stamp = f"{protocol['fingerprint']} {_stamp(x)}"
     words = KEYS_OF_DENSITY if x is None else KEYS
+    if method == "multilevel":
+        return _by_levels(source, settings, grid, protocol, stamp, stop_at_se, folder, progress, words)
     return _results(source, settings, protocol, stamp, folder, progress, words)
 
 
@@ -240,6 +267,31 @@ def _results(
     with tempfile.TemporaryDirectory() as passing:
         write_results(values, settings, Path(passing), protocol, [], None, words)
         return Result.read(Path(passing))
+
+
+def _by_levels(
+    source: TensorSource,
+    settings: Settings,
+    grid: Sequence[int] | None,
+    protocol: dict[str, Any],
+    stamp: str,
+    goal: float | str,
+    folder: Any,
+    progress: bool,
+    words: Mapping[str, str],
+) -> Result:
+    """Multilevel evaluation into the folder or a passing one."""
+    check_levels(settings, grid)
+    pieces = None
+    if folder is not None:
+        pieces = Path(folder) / "results" / "shards" / multilevel.key(settings, stamp)
+        pieces.mkdir(parents=True, exist_ok=True)
+    found = multilevel.run(source, settings, goal, pieces, progress)
+    about = About({**protocol, "method": "multilevel"}, [], None, words)
+    with tempfile.TemporaryDirectory() as passing:
+        place = Path(passing if folder is None else folder)
+        multilevel_tables.write(found, settings, place, about)
+        return Result.read(place)
 
 
 def _stamp(x: Tensor | None) -> str:

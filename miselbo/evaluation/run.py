@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from miselbo import bounds
+from miselbo.bounds.diagnostics import standard_error
 from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation import sandwich, tables
+from miselbo.evaluation import annealed_run, multilevel, multilevel_tables, precision, sandwich, tables
+from miselbo.evaluation.annealed import Plan
 from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form
 from miselbo.evaluation.settings import Settings, doublings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
-from miselbo.evaluation.summary import number, write_results
+from miselbo.evaluation.summary import About, number, write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
 from miselbo.protocols import fingerprint
 from miselbo.runs import checkpoints
@@ -40,7 +43,11 @@ class Request:
         seed: of the run.
         accelerator: ``trainer.accelerator``.
         workers: processes that share the examples, or "auto".
-        stop_at_se: nats; L doubles until the Monte Carlo error of MISELBO is below.
+        method: one of :data:`miselbo.evaluation.settings.METHODS`.
+        stop_at_se: nats, or "auto"; see ``conf/config.yaml``.
+        annealed: how examples are annealed, with method "annealed".
+        annealed_examples: the first so many; None for all.
+        precision: nats that every example's log p(x) shall be known to; None leaves it out.
         num_pictures: examples shown in the report.
         size: S.
         progress: show it.
@@ -52,7 +59,11 @@ class Request:
     seed: int
     accelerator: str
     workers: int | str
-    stop_at_se: float | None
+    method: str
+    stop_at_se: float | str | None
+    annealed: Plan
+    annealed_examples: int | None
+    precision: float | None
     num_pictures: int
     size: int
     progress: bool
@@ -104,8 +115,30 @@ def evaluate(
         keys.append(shard_key(settings, data_stamp, source.num_members))
         return score_all(source, settings, shards, data_stamp, request.progress, share)
 
+    def finish(summary: dict[str, Any]) -> dict[str, Any]:
+        """What stands beside the tables."""
+        data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
+        if request.precision is not None:
+            source = NetworkSource(ensemble, data, settings, device)
+            precision.add(summary, source, request.precision, settings, folder / "results", request.progress)
+        if request.method == "annealed":
+            plan, count = request.annealed, request.annealed_examples
+            annealed_run.add(
+                summary, ensemble, data, settings, plan, count, folder, data_stamp, device, request.progress
+            )
+        return sandwich.add(ensemble, settings, summary, folder, device) if request.sandwich else summary
+
     goal = request.stop_at_se
     looks = 1 if goal is None else len(list(doublings(settings)))
+    stages = [] if about else training_stages(folder, request.size)
+    if request.method == "multilevel":
+        of = About(protocol, stages, data.num_dims, data.words, data.sections, data.cautions)
+        summary = by_levels(
+            request, NetworkSource(ensemble, data, settings, device), settings, folder, data_stamp, of
+        )
+        return finish(summary)
+    if request.method == "annealed":
+        annealed_run.check(ensemble, data, settings)
     settings, values = until_precise(goal, settings, score, keys)
     forget_other_shards(shards, keys)
     if goal is not None:
@@ -114,7 +147,6 @@ def evaluate(
         change = change_against_float32(ensemble, data, settings, device)
         protocol |= {"compile": settings.compile, "change_against_float32": change}
         protocol["notes"] = [*protocol.get("notes", []), change_note(change)]
-    stages = [] if about else training_stages(folder, request.size)
     summary = write_results(
         values,
         settings,
@@ -127,8 +159,34 @@ def evaluate(
         data.cautions,
         looks,
     )
-    data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
-    return sandwich.add(ensemble, settings, summary, folder, device) if request.sandwich else summary
+    return finish(summary)
+
+
+def by_levels(
+    request: Request, source: NetworkSource, settings: Settings, folder: Path, data_stamp: str, of: About
+) -> dict[str, Any]:
+    """Multilevel evaluation of a split into ``results/``."""
+    key = multilevel.key(settings, data_stamp)
+    pieces = folder / "results" / "shards" / key
+    pieces.mkdir(parents=True, exist_ok=True)
+    processes = number_of_processes(request.workers, source.device)
+
+    def share(units: Sequence[int], place: Path, pilot: bool) -> None:
+        score_in_processes(
+            request.recipe, False, settings, source.device, processes, 0, place, (list(units), pilot)
+        )
+
+    found = multilevel.run(
+        source,
+        settings,
+        request.stop_at_se or "auto",
+        pieces,
+        request.progress,
+        share if processes > 1 else None,
+    )
+    forget_other_shards(pieces.parent, [key])
+    protocol = {**of.protocol, "method": "multilevel", "notes": [multilevel.about(found)["sentence"]]}
+    return multilevel_tables.write(found, settings, folder, replace(of, protocol=protocol))
 
 
 def headline_of(
@@ -153,7 +211,7 @@ def headline_of(
 
 
 def until_precise(
-    goal: float | None,
+    goal: float | str | None,
     settings: Settings,
     score: Callable[[Settings], dict[str, np.ndarray]],
     keys: Sequence[str],
@@ -177,16 +235,22 @@ def until_precise(
         values = score(step)
         seconds = seconds + values["seconds"]
         error = float(np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / len(values["index"]))
-        print(f"L = {step.num_samples}: Monte Carlo standard error of MISELBO {error:.5f} nats (goal {goal})")
-        if error <= goal:
+        if isinstance(goal, str):
+            wanted = float(standard_error(torch.from_numpy(values["miselbo"][:, -1, -1]))) / multilevel.AUTO
+        else:
+            wanted = goal
+        print(
+            f"L = {step.num_samples}: Monte Carlo standard error of MISELBO {error:.5f} nats (goal {wanted:.5g})"
+        )
+        if error <= wanted:
             break
     return step, {**values, "seconds": seconds}
 
 
-def stop_note(goal: float, used: int) -> str:
+def stop_note(goal: float | str, used: int) -> str:
     """What ``evaluation.stop_at_se`` did."""
     return (
-        f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal:g}); each went on from the "
+        f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal}); each went on from the "
         "draws before it."
     )
 

@@ -4,6 +4,7 @@ Examples go through in batches, samples in passes; :mod:`miselbo.evaluation.shar
 """
 
 import copy
+import inspect
 import itertools
 import os
 import shutil
@@ -24,6 +25,7 @@ from miselbo.errors import InputError
 from miselbo.evaluation.settings import DTYPES, Settings
 from miselbo.runtime import memory
 
+GOING_THROUGH = 1000  # examples of a batch where a data module is gone through
 Draws = tuple[Tensor, ...]  # log_p [b, S, l] and log_q [b, S, l, S]
 Passes = Iterator[tuple[Tensor, Tensor]]
 DRAWS = ("draws_log_p", "draws_log_q")
@@ -79,11 +81,38 @@ class NetworkSource:
 
     def passes(self, index: Tensor, batch: Tensor, first: int = 0) -> Passes:
         """The network's scores."""
-        settings = self.settings
+        return self._passes(index, batch, self.settings.num_samples, self.settings.seed, first)
+
+    def at(self, positions: Tensor, num_samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Example numbers [b], log_p [b, S, n] and log_q [b, S, n, S] of the examples at some positions."""
+        batch = batch_at(self.data, self.settings.split, positions)
+        scores = list(self._passes(batch["index"], batch[self.data.input_key], num_samples, seed))
+        log_p, log_q = (torch.cat(part, 2) for part in zip(*scores, strict=True))
+        return batch["index"], log_p, log_q
+
+    def _passes(self, index: Tensor, batch: Tensor, num_samples: int, seed: int, first: int = 0) -> Passes:
         x = batch.to(self.device, self.dtype)
-        return self.scorer.passes(
-            x, settings.num_samples, self.samples_per_pass, settings.seed, index.to(self.device), first
-        )
+        step = min(self.samples_per_pass, num_samples)
+        return self.scorer.passes(x, num_samples, step, seed, index.to(self.device), first)
+
+
+def batch_at(data: Any, split: str, positions: Tensor) -> dict[str, Tensor]:
+    """One batch of the examples at some positions of a split, in that order.
+
+    Data modules whose ``evaluation_batches`` take no ``indices`` are gone through from the start.
+    """
+    if "indices" in inspect.signature(data.evaluation_batches).parameters:
+        return next(iter(data.evaluation_batches(split, len(positions), indices=positions)))
+    found: dict[int, dict[str, Tensor]] = {}
+    wanted, first = set(positions.tolist()), 0
+    for batch in data.evaluation_batches(split, GOING_THROUGH):
+        rows = range(first, first + len(batch["index"]))
+        found |= {row: {k: v[row - first] for k, v in batch.items()} for row in wanted.intersection(rows)}
+        first = rows.stop
+        if len(found) == len(wanted):
+            break
+    rows_of = [found[row] for row in positions.tolist()]
+    return {name: torch.stack([row[name] for row in rows_of]) for name in rows_of[0]}
 
 
 def inference_form(ensemble: Ensemble, dtype: str, compiled: bool = False) -> Any:

@@ -1,14 +1,19 @@
 """How an ensemble is scored: the checked ``evaluation`` group."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from miselbo.bounds.certificate import check_confidence
-from miselbo.errors import InputError
+from miselbo.bounds.multilevel import chain
+from miselbo.errors import InputError, nearest
+from miselbo.evaluation.annealed import Plan
+from miselbo.evaluation.precision import check_precision
 
+METHODS = ("full", "multilevel", "annealed")
 PIXELS_PER_PASS = 90_000  # so that the widest activations of a small network stay near 16 MB
 
 
@@ -77,9 +82,11 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
     for name, value in (("save_scores", cfg.save_scores), ("compile", cfg.compile)):
         if not isinstance(value, bool):
             raise InputError(f"evaluation.{name} must be true or false, got {value!r}")
-    goal = cfg.stop_at_se
-    if goal is not None and (isinstance(goal, bool) or not isinstance(goal, int | float) or not goal > 0):
-        raise InputError(f"evaluation.stop_at_se must be a positive number of nats or null, got {goal!r}")
+    if cfg.stop_at_se is not None:
+        check_goal(cfg.stop_at_se, "evaluation.stop_at_se")
+    if cfg.method not in METHODS:
+        hint = nearest(str(cfg.method), METHODS)
+        raise InputError(f"unknown evaluation.method={cfg.method}; {hint}known are {', '.join(METHODS)}")
     check_confidence(cfg.confidence, "evaluation.confidence")
     workers = cfg.workers
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
@@ -93,7 +100,7 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
         raise InputError(
             f"evaluation.samples_per_pass must be a whole number of at least 1 or null, got {per_pass!r}"
         )
-    return Settings(
+    settings = Settings(
         split=cfg.split,
         num_samples=cfg.num_samples,
         grid=make_grid(cfg.grid, cfg.num_samples),
@@ -106,6 +113,61 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
         compile=cfg.compile,
         confidence=float(cfg.confidence),
     )
+    if cfg.method == "multilevel":
+        check_levels(settings, cfg.grid)
+    make_plan(cfg.annealed, settings.seed)
+    if cfg.precision is not None:
+        check_precision(cfg.precision, cfg.num_samples)
+    return settings
+
+
+def make_plan(cfg: Any, seed: int) -> Plan:
+    """The checked ``evaluation.annealed`` group.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    count = cfg.num_examples
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise InputError(
+            f"evaluation.annealed.num_examples must be a whole number of at least 1 or null, got {count!r}"
+        )
+    return Plan(cfg.temperatures, cfg.chains, cfg.leapfrog, seed)
+
+
+def check_goal(goal: Any, name: str) -> None:
+    """A goal is a positive number of nats or "auto".
+
+    Raises:
+        InputError: it is neither.
+    """
+    if goal == "auto":
+        return
+    if isinstance(goal, bool) or not isinstance(goal, int | float) or not 0 < goal < math.inf:
+        raise InputError(f"{name} must be a positive number of nats, auto or null, got {goal!r}")
+
+
+def check_levels(settings: Settings, grid: Sequence[int] | None) -> None:
+    """Refuse what multilevel cannot do, before any work.
+
+    Args:
+        settings: of the evaluation.
+        grid: the L' that are asked for; None for those there are.
+
+    Raises:
+        InputError: L with a large prime factor, kept scores, or a grid of other L' than the levels'.
+    """
+    draws = chain(settings.num_samples)
+    if settings.save_scores:
+        raise InputError(
+            "evaluation.save_scores=true needs all scores: use evaluation.method=full instead of multilevel"
+        )
+    other = sorted(set(grid or draws) - set(draws))
+    if other:
+        raise InputError(
+            f"evaluation.method=multilevel reports L' = {', '.join(map(str, draws))}; evaluation.grid also asks for "
+            f"{', '.join(map(str, other))}: leave it null, or use evaluation.method=full"
+        )
 
 
 def doublings(settings: Settings, start: int = 16) -> Iterator[Settings]:

@@ -27,7 +27,8 @@ from miselbo.runtime.files import atomic, memory_map, write_text
 from miselbo.runtime.progress import Meter
 from miselbo.runtime.words import shown
 
-NAME = re.compile(r"\d{8}\.npz")  # of a shard: the position of its first example
+# of a shard: the position of its first example, before it level and replicate where it is a piece of multilevel
+NAME = re.compile(r"(level\d{2}-\d{4}-)?\d{8}\.npz")
 KEY = re.compile(r"[0-9a-f]{16}")  # of a folder of shards
 OWN = ("key", "checksum", *DRAWS)  # arrays of a shard that are no values
 SCORES = ("log_p.npy", "log_q.npy", "index.npy", "key")
@@ -80,12 +81,17 @@ def write_shards(
             meter.skip(done)
             continue
         draws = draws_at_hand([folder.parent / key / path.name for key in settings.earlier], index)
-        values = {"key": np.array(folder.name), **fitting.score(index, batch, rows, draws)}
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            stored: Any = {**values, "checksum": np.array(checksum(values))}
-            np.savez(file, **stored)
+        write_shard(path, fitting.score(index, batch, rows, draws))
         meter.update(done)
     return places
+
+
+def write_shard(path: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Write arrays with the key, which is the name of the folder, and their checksum."""
+    keyed = {"key": np.array(path.parent.name), **values}
+    stored: Any = {**keyed, "checksum": np.array(checksum(keyed))}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **stored)
 
 
 def checksum(values: Mapping[str, np.ndarray]) -> str:
@@ -116,8 +122,22 @@ def draws_at_hand(paths: Sequence[Path], index: Tensor) -> Draws | None:
     return tuple(torch.cat(parts, 2) for parts in zip(*found, strict=True)) if found else None
 
 
-def read_shard(path: Path, index: Tensor, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_shard(
+    path: Path,
+    examples: Tensor,
+    names: Collection[str] | None = None,
+    *,
+    name: str = "index",
+    part: bool = False,
+) -> dict[str, np.ndarray]:
     """The values of one shard (or the arrays of some names), which must be of its evaluation and as it was written.
+
+    Args:
+        path: of the shard.
+        examples: whose values it must hold.
+        names: of the arrays; None for all values.
+        name: of the array that says whose they are.
+        part: the first of ``examples`` are enough, one at least.
 
     Raises:
         InputError: another ensemble, seed, setting or other examples; changed, damaged, or not a shard at all.
@@ -125,8 +145,8 @@ def read_shard(path: Path, index: Tensor, names: Collection[str] | None = None) 
     fix = f"Delete {path}; the same command scores these examples again."
     try:
         with np.load(path, allow_pickle=False) as file:
-            values = {name: file[name] for name in file.files}
-        key, examples, stamped = str(values["key"]), values["index"], str(values.pop("checksum"))
+            values = {array: file[array] for array in file.files}
+        key, found, stamped = str(values["key"]), values[name], str(values.pop("checksum"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and faults.explain(error) is not None:
             raise
@@ -136,11 +156,12 @@ def read_shard(path: Path, index: Tensor, names: Collection[str] | None = None) 
             f"{path} holds scores with fingerprint {key}, this evaluation has {path.parent.name}: they are of "
             f"another ensemble, seed or setting. {fix}"
         )
-    if not np.array_equal(examples, index.cpu().numpy()):
-        raise InputError(f"{path} holds scores of {len(examples)} other examples than its place says. {fix}")
+    wanted = examples[: max(1, found.size)] if part else examples
+    if not np.array_equal(found, wanted.cpu().numpy()):
+        raise InputError(f"{path} holds scores of {found.size} other examples than its place says. {fix}")
     if checksum(values) != stamped:
         raise InputError(f"{path} was changed after it was written: its checksum differs. {fix}")
-    return {name: value for name, value in values.items() if (name in names if names else name not in OWN)}
+    return {array: v for array, v in values.items() if (array in names if names else array not in OWN)}
 
 
 def read_shards(places: Sequence[tuple[Path, Tensor]]) -> dict[str, np.ndarray]:
@@ -188,7 +209,7 @@ def sorted_out(folder: Path) -> tuple[list[Path], list[Path]]:
     ours: list[Path] = []
     others: list[Path] = []
     for path in sorted(folder.iterdir()):
-        half = re.fullmatch(r"\.\d{8}\.npz\..*\.tmp", path.name) is not None
+        half = re.fullmatch(rf"\.{NAME.pattern}\..*\.tmp", path.name) is not None
         plain = path.is_file() and not path.is_symlink()
         (ours if plain and (half or _is_shard(path)) else others).append(path)
     return ours, others

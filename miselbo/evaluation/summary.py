@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,51 +54,99 @@ def write_results(
     """
     results = folder / "results"
     seconds = float(values["seconds"].sum())
-    bounds = tables.bounds_table(values, settings.grid, seconds)
-    members = tables.member_table(values, settings.grid)
     examples = tables.example_table(values)
     equal_cost = worth.worth_table(values, settings.num_samples)
-    headline = {key: number(value) for key, value in bounds.tail(1).to_dict("records")[0].items()}
-    size = values["miselbo"].shape[1]
-    passes = len(examples) * size * settings.num_samples
+    frames = Frames(
+        tables.bounds_table(values, settings.grid, seconds),
+        tables.member_table(values, settings.grid),
+        tables.pairwise_table(values),
+        examples,
+        values,
+        equal_cost,
+    )
+    passes = len(examples) * values["miselbo"].shape[1] * settings.num_samples
+    extra = worth.summary(equal_cost, words or {})
+    extra |= subset_tables.write(values, settings.num_samples, results)
+    extra["certificate"] = certified(values, settings.confidence, looks)
+    cost = [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}]
+    about = About(protocol, cost, num_dims, words, sections, cautions)
+    return write_frames(frames, settings, results, about, extra)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The tables of an evaluation.
+
+    ``trusted`` are per-example values of the examples that speak for the weights, ``trusted_at`` their draws per member
+    where these are not L; ``worth`` may be empty.
+    """
+
+    bounds: pd.DataFrame
+    members: pd.DataFrame
+    pairwise: pd.DataFrame
+    examples: pd.DataFrame
+    trusted: dict[str, np.ndarray]
+    worth: pd.DataFrame
+    trusted_at: int | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What stands with the tables, see :func:`write_results`; ``cost`` has the row of the evaluation too."""
+
+    protocol: dict[str, Any]
+    cost: list[dict[str, Any]]
+    num_dims: int | None
+    words: Mapping[str, str] | None = None
+    sections: Sequence[str] | None = None
+    cautions: Sequence[str] = ()
+
+
+def write_frames(
+    frames: Frames, settings: Settings, results: Path, about: About, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the tables and ``summary.json``, whose content is returned; ``extra`` is added to it."""
+    protocol = about.protocol
+    headline = {key: number(value) for key, value in frames.bounds.tail(1).to_dict("records")[0].items()}
+    size = int(frames.bounds["S"].max())
     summary = {
         "headline": headline,
-        "headline_finite": trust.finite_means(examples),
-        "certificate": certified(values, settings.confidence, looks),
+        "headline_finite": trust.finite_means(frames.examples),
         "members": [
             {key: number(row[key]) for key in MEMBER if key in row}
-            for row in members[members["L"] == settings.num_samples].to_dict("records")
+            for row in frames.members[frames.members["L"] == settings.num_samples].to_dict("records")
         ],
         "protocol": {
             **protocol,
-            "num_data": len(examples),
+            "num_data": len(frames.examples),
             "S": size,
             "L": settings.num_samples,
-            "grid": list(settings.grid),
+            "grid": sorted({int(samples) for samples in frames.bounds["L"]}),
             "evaluation_seed": settings.seed,
             "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
         },
-        "trust": trust.trust(values, headline),
-        "cost": [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}],
-        "num_dims": num_dims,
-        **worth.summary(equal_cost, words or {}),
-        **subset_tables.write(values, settings.num_samples, results),
+        "trust": trust.trust(
+            frames.trusted, headline if frames.trusted_at is None else {**headline, "L": frames.trusted_at}
+        ),
+        "cost": about.cost,
+        "num_dims": about.num_dims,
+        **extra,
     }
-    summary["trust"]["sentences"][:0] = cautions
-    if words:
-        summary["words"] = dict(words)
-        summary["trust"]["sentences"] = [reword(line, words) for line in summary["trust"]["sentences"]]
-    if sections is not None:
-        summary["sections"] = list(sections)
-    files.write_csv(bounds, results / "bounds.csv")
+    summary["trust"]["sentences"][:0] = about.cautions
+    if about.words:
+        summary["words"] = dict(about.words)
+        summary["trust"]["sentences"] = [reword(line, about.words) for line in summary["trust"]["sentences"]]
+    if about.sections is not None:
+        summary["sections"] = list(about.sections)
+    files.write_csv(frames.bounds, results / "bounds.csv")
     for name in ("worth.csv", "sandwich.csv"):
         (results / name).unlink(missing_ok=True)
-    if len(equal_cost):
-        files.write_csv(equal_cost, results / "worth.csv")
-    files.write_csv(members, results / "per_member.csv")
-    files.write_csv(tables.pairwise_table(values), results / "pairwise_jsd.csv")
-    files.write_parquet(examples, results / "per_example.parquet")
+    if len(frames.worth):
+        files.write_csv(frames.worth, results / "worth.csv")
+    files.write_csv(frames.members, results / "per_member.csv")
+    files.write_csv(frames.pairwise, results / "pairwise_jsd.csv")
+    files.write_parquet(frames.examples, results / "per_example.parquet")
     if protocol.get("remark"):
         summary["trust"]["sentences"].insert(0, f"These numbers are {protocol['remark']}.")
         files.add_column(results, "remark", protocol["remark"])

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from miselbo.errors import Stopped
+from miselbo.evaluation.multilevel import write_pieces
 from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import write_shards
@@ -27,7 +29,14 @@ def number_of_processes(workers: int | str, device: str) -> int:
 
 
 def score_in_processes(
-    recipe: str, show: bool, settings: Settings, device: str, count: int, num_data: int, shards: Path
+    recipe: str,
+    show: bool,
+    settings: Settings,
+    device: str,
+    count: int,
+    num_data: int,
+    shards: Path,
+    units: tuple[Sequence[int], bool] | None = None,
 ) -> None:
     """Write the shards of an evaluation with ``count`` processes, rank r taking batches r, r + count, ...
 
@@ -39,13 +48,15 @@ def score_in_processes(
         count: number of processes.
         num_data: examples in all, for the progress.
         shards: folder to write to.
+        units: of every level of a multilevel evaluation, whose pieces are written then, and whether
+            they are the pilot's.
 
     Raises:
         RuntimeError: a process failed; finished shards are kept, and the same command goes on from them.
     """
     context = torch.multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_work, args=(recipe, settings, device, rank, count, shards))
+        context.Process(target=_work, args=(recipe, settings, device, rank, count, shards, units))
         for rank in range(count)
     ]
     meter = Meter(f"evaluate in {count} processes", num_data, show)
@@ -68,11 +79,13 @@ def score_in_processes(
         )
 
 
-def _work(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
+def _work(
+    text: str, settings: Settings, device: str, rank: int, count: int, shards: Path, units: Any
+) -> None:
     follow_parent()
     try:
         with stopping.watching():
-            _score(text, settings, device, rank, count, shards)
+            _score(text, settings, device, rank, count, shards, units)
     except Stopped:
         sys.exit(stopping.STATUS)
     except Exception as error:
@@ -82,7 +95,9 @@ def _work(text: str, settings: Settings, device: str, rank: int, count: int, sha
         sys.exit(faults.STATUS)
 
 
-def _score(text: str, settings: Settings, device: str, rank: int, count: int, shards: Path) -> None:
+def _score(
+    text: str, settings: Settings, device: str, rank: int, count: int, shards: Path, units: Any
+) -> None:
     cfg: Any = OmegaConf.create(text)
     machine.prepare(cfg.num_threads)
     data = build(cfg.dataset)
@@ -90,4 +105,8 @@ def _score(text: str, settings: Settings, device: str, rank: int, count: int, sh
     ensemble = restore(cfg, data)
     place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
     source = NetworkSource(ensemble, data, settings, place)
+    if units is not None:
+        with torch.inference_mode():
+            write_pieces(source, settings, shards, units[0], units[1], rank, count)
+        return
     write_shards(source, settings, shards, Meter("", source.num_data, enabled=False), rank, count)

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from miselbo.report import (
     density,
     heading,
+    levels,
     pictures,
     plots,
     sandwich_parts,
@@ -86,6 +87,8 @@ def build(run: RunFolder) -> Report:
             *special,
             _training(run, footer),
             _cost(run),
+            *_levels(run),
+            *_annealed(run),
             _grid(run),
         ],
     )
@@ -258,6 +261,23 @@ def _cost(run: RunFolder) -> Section:
     if table is None:
         return Section("cost", "Cost", note="Left out: results/summary.json has no cost.")
     return Section("cost", "Cost", paragraphs(texts.COST), tables=[table])
+
+
+def _levels(run: RunFolder) -> list[Section]:
+    about = run.summary.get("multilevel")
+    if not about:
+        return []
+    return [Section("levels", "Multilevel", levels.text(about), tables=[levels.table(about)])]
+
+
+def _annealed(run: RunFolder) -> list[Section]:
+    found = []
+    if about := run.summary.get("annealed"):
+        shown = [levels.annealed_table(about)]
+        found.append(Section("annealed", "Annealed from the mixture", [about["sentence"]], tables=shown))
+    if about := run.summary.get("precision"):
+        found.append(Section("precision", "Every example to a given error", [about["sentence"]]))
+    return found
 
 
 def _grid(run: RunFolder) -> Section:

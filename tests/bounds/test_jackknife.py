@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from miselbo.bounds.jackknife import BUFFER
+from miselbo.bounds.jackknife import BUFFER, joint_jackknife
 from miselbo.bounds.running import RunningBounds
 
 NAMES = ("miselbo", "joint_bound", "average_iwelbo", "delta")
@@ -132,3 +132,19 @@ def test_equal_weights_have_no_error_and_unknown_ones_no_number(samples):
     assert values["member_iwelbo_var"][2, 1] == pytest.approx(0, abs=1e-17)
     one = run(log_p[:, :, :1], log_q[:, :, :1], 1)
     assert all(one[f"{name}_var"].isnan().all() for name in NAMES)
+
+
+def test_the_joint_bound_of_draws_at_hand_is_that_of_the_stream_and_leaves_out_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    log_w = 2 * torch.randn(4, 3, 30, generator=generator, dtype=torch.float64)
+    value, variance, debiased = joint_jackknife(log_w)
+    plain = torch.empty(4, 3, 30, dtype=torch.float64)
+    means = log_w.exp().mean(-1)
+    for s in range(3):
+        for l in range(30):  # noqa: E741
+            left = torch.cat([log_w[:, s, :l], log_w[:, s, l + 1 :]], -1).exp().mean(-1)
+            plain[:, s, l] = ((means.sum(1) - means[:, s] + left) / 3).log()
+    torch.testing.assert_close(value, (means.sum(1) / 3).log())
+    away = plain - plain.mean(-1, keepdim=True)
+    torch.testing.assert_close(variance, away.square().sum((1, 2)))
+    torch.testing.assert_close(debiased, value + 29 * (value[:, None] - plain.mean(-1)).sum(1))
