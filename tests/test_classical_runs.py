@@ -26,6 +26,7 @@ QUICK = [
     "evaluation.grid=[1, 10]",
     "evaluation.batch_size=4",
     "dataset.replicates=10",
+    "report=false",
 ]
 
 
@@ -36,7 +37,7 @@ def run(folder, *more):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("u2") / "run"
-    return folder, run(folder, "dataset=u2", "ensemble.size=3")
+    return folder, run(folder, "dataset=u2", "ensemble.size=3", "report=true")
 
 
 def test_the_same_files(finished):
@@ -82,7 +83,9 @@ def test_again_and_from_the_folder(finished):
     before = runs.snapshot(folder / "members")
     again = run(folder, "dataset=u2", "ensemble.size=3")
     assert runs.snapshot(folder / "members") == before and again["headline"] == summary["headline"]
-    more = runs.from_folder("evaluate", folder, "evaluation.num_samples=40", "evaluation.grid=[40]")
+    more = runs.from_folder(
+        "evaluate", folder, "evaluation.num_samples=40", "evaluation.grid=[40]", "report=false"
+    )
     assert more["headline"]["L"] == 40
 
 
@@ -90,7 +93,7 @@ def test_batches_and_passes_do_not_matter(finished, tmp_path):
     folder, summary = finished
     other = run(
         tmp_path / "run", "dataset=u2", "ensemble.size=3", "evaluation.batch_size=3",
-        "evaluation.samples_per_pass=7", "report=false",
+        "evaluation.samples_per_pass=7",
     )  # fmt: skip
     for name in tables.BOUNDS:
         assert other["headline"][name] == pytest.approx(summary["headline"][name], rel=1e-9)
@@ -101,7 +104,9 @@ def test_your_own_target(tmp_path, monkeypatch):
     (tmp_path / "my_module.py").write_text("def log_p(z):\n    return -0.5 * ((z - 1) ** 2).sum(-1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     own = ["dataset=density", "dataset.density._target_=my_module.log_p", "dataset.dim=3", "ensemble.size=2"]
-    summary = run(tmp_path / "run", *own, "trainer.max_epochs=40", "model.objective.learning_rate=5e-2")
+    summary = run(
+        tmp_path / "run", *own, "trainer.max_epochs=40", "model.objective.learning_rate=5e-2", "report=true"
+    )
     exact = 1.5 * math.log(2 * math.pi)
     assert summary["headline"]["joint_bound"] == pytest.approx(exact, abs=0.3)
     assert "unknown" in (tmp_path / "run" / "report.md").read_text()
@@ -153,16 +158,18 @@ def test_images_are_no_density(tmp_path):
 
 def test_other_families_and_one_dimension(tmp_path):
     summary = run(
-        tmp_path / "run", "dataset=bimodal", "ensemble.size=2", "model.approximation.family=Laplace"
+        tmp_path / "run",
+        "dataset=bimodal",
+        "ensemble.size=2",
+        "model.approximation.family=Laplace",
+        "report=true",
     )
     assert math.isfinite(summary["headline"]["miselbo"])
     assert (tmp_path / "run" / "figures" / "density.png").exists()
 
 
-def test_the_command_line(tmp_path):
-    status, out, err = runs.command(
-        tmp_path, *QUICK, "dataset=ring", "ensemble.size=2", f"run_dir={tmp_path / 'run'}", "report=false"
-    )
+def test_the_command_line(call, tmp_path):
+    status, out, err = call(*QUICK, "dataset=ring", "ensemble.size=2", f"run_dir={tmp_path / 'run'}")
     assert status == 0, err
     assert Path(tmp_path / "run" / "results" / "summary.json").exists()
     assert json.loads((tmp_path / "run" / "results" / "summary.json").read_text())["words"]

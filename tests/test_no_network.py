@@ -92,6 +92,7 @@ def test_wandb_without_a_key_is_offline_connects_to_nothing_and_asks_nothing(tmp
     assert "deprecated" not in printed
 
 
+@pytest.mark.slow
 def test_a_trace_shows_no_connection_but_to_this_machine(tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")

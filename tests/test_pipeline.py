@@ -24,14 +24,8 @@ def finished(request, tmp_path_factory):
     """A finished run with three members, its summary, and the overrides that chose the model."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     summary = runs.fit(folder, "ensemble.size=3", model=MODELS[request.param])
+    runs.from_folder("report", folder)
     return folder, summary, MODELS[request.param]
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Leaves out the figures, which take seconds."""
-    read = lambda folder: json.loads((folder / "results" / "summary.json").read_text())  # noqa: E731
-    monkeypatch.setattr(pipeline, "report", read)
 
 
 def bounds(folder) -> pd.DataFrame:
@@ -143,7 +137,7 @@ def test_metrics_are_tidy(finished):
     assert set(metrics["member"]) == {1, 2, 3}
 
 
-def test_a_larger_ensemble_extends_a_smaller_one(finished, tmp_path, no_report):
+def test_a_larger_ensemble_extends_a_smaller_one(finished, tmp_path):
     folder, _, model = finished
     small = tmp_path / "run"
     runs.fit(small, "ensemble.size=1", model=model)
@@ -161,7 +155,7 @@ def test_a_larger_ensemble_extends_a_smaller_one(finished, tmp_path, no_report):
     assert_same_bounds(bounds(small), bounds(folder), atol=1e-6)
 
 
-def test_another_seed_is_another_ensemble(finished, tmp_path, no_report):
+def test_another_seed_is_another_ensemble(finished, tmp_path):
     folder, summary, model = finished
     other = runs.fit(tmp_path / "run", "ensemble.size=1", "seed=1", model=model)
     assert other["protocol"]["target_fingerprint"] != summary["protocol"]["target_fingerprint"]
@@ -180,7 +174,7 @@ def test_members_differ_and_were_trained(finished):
             assert not runs.same_tensors(trained, runs.state(folder, f"q{other}"))
 
 
-def test_the_same_command_again_does_nothing_again(finished, tmp_path, no_report):
+def test_the_same_command_again_does_nothing_again(finished, tmp_path):
     folder, _, model = finished
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "results" / "bounds.csv").unlink()
@@ -197,7 +191,7 @@ def test_the_same_command_again_does_nothing_again(finished, tmp_path, no_report
     assert_same_bounds(bounds(tmp_path / "run"), bounds(folder), atol=0)
 
 
-def test_an_evaluation_killed_half_way_goes_on(finished, tmp_path, no_report):
+def test_an_evaluation_killed_half_way_goes_on(finished, tmp_path):
     folder, _, model = finished
     again = tmp_path / "run"
     shutil.copytree(folder, again)
@@ -215,7 +209,7 @@ def test_an_evaluation_killed_half_way_goes_on(finished, tmp_path, no_report):
 
 
 @pytest.mark.parametrize("cut", [("12", "3"), ("1", "1"), ("7", "4")])
-def test_measured_again_from_the_folder_alone(finished, tmp_path, no_report, cut):
+def test_measured_again_from_the_folder_alone(finished, tmp_path, cut):
     folder, summary, _ = finished
     again = tmp_path / "moved"
     shutil.copytree(folder, again)
@@ -228,7 +222,7 @@ def test_measured_again_from_the_folder_alone(finished, tmp_path, no_report, cut
     assert np.abs(one["miselbo"] - two["miselbo"]).max() < 1e-4
 
 
-def test_more_samples_extend_fewer(finished, tmp_path, no_report):
+def test_more_samples_extend_fewer(finished, tmp_path):
     """The draws of L = 4 are the first of L = 9; rows below L are means over blocks of all of them."""
     folder, *_ = finished
     again = tmp_path / "run"
@@ -249,7 +243,7 @@ def test_more_samples_extend_fewer(finished, tmp_path, no_report):
     assert_same_bounds(more, whole, atol=1e-6)
 
 
-def test_a_goal_goes_on_from_the_draws_at_hand(finished, tmp_path, no_report):
+def test_a_goal_goes_on_from_the_draws_at_hand(finished, tmp_path):
     folder, *_ = finished
     again = tmp_path / "run"
     shutil.copytree(folder, again)
@@ -264,7 +258,7 @@ def test_a_goal_goes_on_from_the_draws_at_hand(finished, tmp_path, no_report):
     assert_same_bounds(bounds(again), whole, atol=1e-4)
 
 
-def test_fewer_members_examples_and_the_other_split(finished, tmp_path, no_report):
+def test_fewer_members_examples_and_the_other_split(finished, tmp_path):
     folder, summary, _ = finished
     again = tmp_path / "run"
     shutil.copytree(folder, again)
@@ -304,7 +298,7 @@ def test_nothing_is_written_for_what_cannot_be(tmp_path, override):
     assert not (tmp_path / "run").exists()
 
 
-def test_kill_in_the_middle_of_a_members_training(tmp_path, no_report):
+def test_kill_in_the_middle_of_a_members_training(tmp_path):
     settings = [
         "trainer.max_epochs=12",
         "model.member_epoch_share=1.0",

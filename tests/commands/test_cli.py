@@ -139,7 +139,7 @@ def test_a_folder_that_is_taken(refused, call, tmp_path):
 
 
 def test_a_trained_run_is_kept_from_another_configuration(refused, call, tmp_path):
-    arguments = runs.overrides(tmp_path / "run", "ensemble.size=1")
+    arguments = runs.overrides(tmp_path / "run", "ensemble.size=1", "report=true")
     status, out, err = call(*arguments)
     assert status == 0, err
     assert "miselbo" in out and "report.html" in out
@@ -180,7 +180,7 @@ def test_a_sweep_makes_one_run_per_value(call, tmp_path):
     one, other = (pd.read_csv(folder / "results" / "bounds.csv") for folder in folders)
     assert not one["miselbo"].equals(other["miselbo"])
     for folder in folders:
-        assert (folder / "report.html").exists() and (folder / "members" / "q2.ckpt").exists()
+        assert (folder / "members" / "q2.ckpt").exists()
         assert f"run_dir: {folder}" in (folder / ".hydra" / "config.yaml").read_text()
     assert "error: " in call("-m", "seed=0,1", "ensemble.sise=2")[2]
 

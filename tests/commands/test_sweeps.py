@@ -167,7 +167,7 @@ def test_one_seed_has_no_interval():
     assert math.isnan(report.spread(np.array([]))["mean"])
 
 
-SEEDS = ["-m", "seed=0,1", *runs.TINY, "trainer.max_epochs=1", "ensemble.size=2", "report=false"]
+SEEDS = ["-m", "seed=0,1", *runs.TINY, "trainer.max_epochs=1", "ensemble.size=2"]
 
 
 def check_two_seeds(folder, launcher):
@@ -182,6 +182,7 @@ def check_two_seeds(folder, launcher):
     return sweep
 
 
+@pytest.mark.slow
 def test_the_second_command_of_a_finished_sweep_is_quick_and_trains_nothing(tmp_path):
     sweep = check_two_seeds(tmp_path, "basic")
     before = runs.snapshot(sweep)
@@ -193,7 +194,7 @@ def test_the_second_command_of_a_finished_sweep_is_quick_and_trains_nothing(tmp_
     assert {name for name in after if after[name] != before.get(name)} <= {"multirun.yaml"}  # Hydra's own
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_launchers_run_the_jobs_in_processes(tmp_path, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     check_two_seeds(tmp_path, launcher)

@@ -68,7 +68,7 @@ def test_a_density_without_known_draws_is_refused():
 
 def test_a_run_has_it_in_table_summary_headline_and_report(tmp_path, capsys):
     folder = tmp_path / "run"
-    summary = runs.fit(folder, "ensemble.size=2", "sandwich=true")
+    summary = runs.fit(folder, "ensemble.size=2", "sandwich=true", "report=true")
     rows = pd.read_csv(folder / "results" / "sandwich.csv")
     assert len(rows) == 2 * len(summary["protocol"]["grid"])
     found = json.loads((folder / "results" / "summary.json").read_text())["sandwich"]

@@ -11,7 +11,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("group", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_kill_while_members_train_side_by_side_loses_nothing(tmp_path, whole, group):
     folder = tmp_path / "run"
     both = [folder / "members" / f"q{s}.resume.ckpt" for s in (2, 3)]

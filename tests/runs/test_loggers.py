@@ -8,18 +8,12 @@ import pytest
 import runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from miselbo import pipeline
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import wandb_run
 from miselbo.runs.loggers import Loggers
 from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import keys, tidy_rows
 from miselbo.runs.wandb_file import finished
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    monkeypatch.setattr(pipeline, "report", lambda folder: {})
 
 
 def test_csv_is_all_there_is_by_default(tmp_path):
@@ -29,7 +23,7 @@ def test_csv_is_all_there_is_by_default(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorboard_has_a_folder_for_every_member(tmp_path, no_report):
+def test_tensorboard_has_a_folder_for_every_member(tmp_path):
     runs.fit(tmp_path / "run", "ensemble.size=2", "logger=tensorboard")
     names = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
     assert names == ["ensemble", "q1", "q2"]
@@ -55,7 +49,7 @@ def test_a_logger_that_cannot_be_built_is_named_before_any_training(tmp_path, no
         made.of_member(1)
 
 
-def test_mlflow_and_csv_at_once_have_the_same_values(tmp_path, no_report):
+def test_mlflow_and_csv_at_once_have_the_same_values(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     runs.fit(tmp_path / "run", "ensemble.size=2", "logger=[csv,mlflow]")
     client = mlflow.MlflowClient(f"file:{tmp_path}/run/mlruns")
@@ -72,7 +66,7 @@ def test_mlflow_and_csv_at_once_have_the_same_values(tmp_path, no_report):
     assert found["ensemble"].data.metrics["miselbo"] == pytest.approx(headline["miselbo"])
 
 
-def test_a_finished_run_is_sent_to_dashboards_later(tmp_path, no_report, capsys):
+def test_a_finished_run_is_sent_to_dashboards_later(tmp_path, capsys):
     folder = tmp_path / "run"
     runs.fit(folder, "ensemble.size=2")
     before = (folder / "metrics.csv").read_text()
@@ -112,7 +106,7 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
     assert codes == [0, 1, 1, 1, "preempting", 75]
 
 
-def test_curves_of_members_own_jobs_reach_the_dashboard(tmp_path, no_report):
+def test_curves_of_members_own_jobs_reach_the_dashboard(tmp_path):
     """By the command that evaluates, and the same as those of one run."""
     more = ("logger=wandb", "logger.mode=offline", "ensemble.size=3", "evaluation.num_pictures=0")
     runs.fit(tmp_path / "whole", *more)
@@ -133,7 +127,13 @@ def test_curves_of_members_own_jobs_reach_the_dashboard(tmp_path, no_report):
 
 def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    more = ("logger=wandb", "logger.mode=offline", "logger.group=my-sweep", "logger.checkpoints=true")
+    more = (
+        "report=true",
+        "logger=wandb",
+        "logger.mode=offline",
+        "logger.group=my-sweep",
+        "logger.checkpoints=true",
+    )
     summary = runs.fit(folder, "ensemble.size=2", *more)
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     shown = finished(file)

@@ -19,7 +19,6 @@ SMALL = (
     "trainer.max_epochs=6",
     "ensemble.size=3",
     "ensemble.resume_interval=0",
-    "report=false",
 )
 
 

@@ -24,6 +24,7 @@ TINY = [
     "evaluation.num_samples=4",
     "evaluation.batch_size=5",
     "evaluation.num_pictures=2",
+    "report=false",  # seconds of drawing a run; tests of a report say report=true
 ]
 VAE = [
     "model=vae",

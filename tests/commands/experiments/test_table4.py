@@ -74,6 +74,7 @@ def test_small(root, tmp_path, monkeypatch):
         table4.row(part)
 
 
+@pytest.mark.slow
 def test_several_sets_with_a_flow(root, tmp_path):
     more = [
         "model=vbpi_realnvp",

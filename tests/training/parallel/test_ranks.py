@@ -135,6 +135,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_jobs_in_two_processes_leaves_one_folder_and_one_dashboard_run_each(tmp_path):
     more = [
         "trainer=ddp",
