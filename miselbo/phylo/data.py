@@ -16,6 +16,7 @@ from miselbo.phylo.vbpi import PhyloSpec
 
 ENDINGS = (".fasta", ".fa", ".fas", ".nex", ".nexus", ".phy", ".aln", ".fasta.gz")
 TREE_ENDINGS = ("_ufboot.tsv.gz", ".trprobs", ".ufboot")
+POSTERIOR_ENDINGS = ("_mrbayes_posterior.tsv.gz", "_posterior.trprobs")
 
 
 class AlignmentData(Replicates):
@@ -146,7 +147,10 @@ def benchmark(
     outgroup: str | Sequence[str] | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> AlignmentData:
-    """One of DS1..DS8, from ``root``; a tree file ``<name>_ufboot.tsv.gz`` or ``<name>.trprobs`` there is used.
+    """One of DS1..DS8, from ``root``.
+
+    A tree file ``<name>_ufboot.tsv.gz`` or ``<name>.trprobs`` there is used as the support, and
+    ``<name>_mrbayes_posterior.tsv.gz`` or ``<name>_posterior.trprobs`` as the posterior, where none is given.
 
     Raises:
         InputError: no ``root``, or no such alignment in it.
@@ -169,6 +173,9 @@ def benchmark(
     found = next((file for file in trees if file.is_file()), None)
     if found is not None and options.get("file") is None and options.get("method", "auto") == "auto":
         options["file"] = str(found)
+    if posterior is None:
+        found = next(filter(Path.is_file, (Path(root, stem + end) for end in POSTERIOR_ENDINGS)), None)
+        posterior = found and str(found)
     return AlignmentData(
         name, lambda: Alignment.from_file(path), options, replicates, posterior, outgroup, evidence
     )

@@ -17,7 +17,7 @@ from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.runs.tidy import Recorder
 from miselbo.runtime import stopping
 
-COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds")
+COUNTS = ("step", "skipped", "skipped_in_a_row", "seconds", "cpu_seconds")
 MONITOR = 100  # samples of the bound at the end of an epoch
 CHUNK = 1000  # of a check's samples at once
 
@@ -59,7 +59,7 @@ class Training:
         self.optimiser = torch.optim.Adam(groups, fused=True)
         self.total = epochs * objective.steps_per_epoch
         self.step = self.skipped = self.skipped_in_a_row = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0  # by the clock; of this process, user and system
         self.bounds: list[float] = []  # of this epoch's iterations
         self.checks: list[rounds.Check] = []  # at the end of every round, where there may be several
         self.save: Callable[[], None] | None = None
@@ -133,19 +133,24 @@ class Training:
         Raises:
             Stopped: a stop was asked for (:mod:`miselbo.runtime.stopping`); :attr:`save` was called.
         """
-        start, before = time.perf_counter(), self.seconds
+        start, before = (time.perf_counter(), time.process_time()), (self.seconds, self.cpu_seconds)
+
+        def count_time() -> None:
+            self.seconds = before[0] + time.perf_counter() - start[0]
+            self.cpu_seconds = before[1] + time.process_time() - start[1]
+
         with stopping.holding():
             while len(self.bounds) < self.objective.steps_per_epoch:
                 self.bounds.append(self.iteration())
                 if self.save is not None and stopping.requested():
-                    self.seconds = before + time.perf_counter() - start
+                    count_time()
                     self.save()
                     stopping.check()
         finite = [value for value in self.bounds if math.isfinite(value)]
         self.bounds = []
         weights = self.monitor()
         values = self.close_round()
-        self.seconds = before + time.perf_counter() - start
+        count_time()
         return {
             "train/bound": sum(finite) / len(finite) if finite else math.nan,
             "val/elbo": float(weights.mean()),
@@ -193,7 +198,7 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
         for name in COUNTS:
-            setattr(self, name, state["counts"][name])
+            setattr(self, name, state["counts"].get(name, 0.0))  # an older state lacks cpu_seconds
         self.bounds = list(state.get("bounds", []))
         self.checks = [tuple(found) for found in state.get("checks", [])]
         self.recorder.restore(state.get("curve"))

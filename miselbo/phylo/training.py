@@ -66,6 +66,7 @@ def fit_member(
             "stage": f"train q{s}",
             "seed": training.seed,
             "seconds": training.seconds,
+            "cpu_seconds": training.cpu_seconds,
             "steps": training.step,
             "skipped_steps": training.skipped,
             "checks": [list(found) for found in training.checks],

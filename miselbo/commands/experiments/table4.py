@@ -1,7 +1,9 @@
 """Section 5.3: VBPI ensembles on DS1..DS8, and what the published evaluation recipe would report for the same draws."""
 
 import contextlib
+import functools
 import io
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,8 @@ from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, resul
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo.published import score_both_ways
-from miselbo.report.checked import read_summary
+from miselbo.report.checked import read_summary, read_table
+from miselbo.report.tables import fixed
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build
 from miselbo.runs.folder import stored
@@ -33,6 +36,9 @@ OF_ONE_SET = ("dataset.posterior", "dataset.support.file", "dataset.evidence.cha
 METHODS = {
     "phylogfn": "PhyloGFN",
     "mrbayes": "MrBayes stepping stone",
+    "vbpi_gnn": "VBPI-GNN",
+    "sbn_elbo": "SBN ELBO",
+    "artree_elbo": "ARTree ELBO",
 }  # columns and names of anchors in PAPER
 DIFFERENCE = (
     "The published recipe scores another member's branch lengths with the means and standard deviations which that "
@@ -174,10 +180,28 @@ def row(path: Path) -> dict[str, Any]:
         values |= error_of(f"{prefix}recipe", part["recipe"])
         values |= error_of(f"{prefix}recipe_gain", part["recipe"] - part["average_iwelbo"])
         values |= error_of(f"{prefix}recipe_jsd", part["recipe_jsd"])
-    spent = [
-        checkpoints.read(checkpoints.member_path(path, s), "member")["seconds"] for s in range(1, size + 1)
-    ]
-    return {**values, "training_seconds": sum(spent) / size}
+    kept = [checkpoints.read(checkpoints.member_path(path, s), "member") for s in range(1, size + 1)]
+    values |= {
+        "training_seconds": sum(content["seconds"] for content in kept) / size,
+        "cpu_seconds": sum(content.get("cpu_seconds", math.nan) for content in kept) / size,
+        "steps": sum(content["steps"] for content in kept) / size,
+    }
+    return values | of_trees(path)
+
+
+def of_trees(path: Path) -> dict[str, float]:
+    """What the 10,000 fresh draws of every member say: averages over members, and the mixture's (``mixture_``).
+
+    ``kl`` and ``tv`` are there where the data set has a posterior to compare with, else NaN.
+    """
+    table = read_table(path / "results" / "trees.csv", ("elbo", "ess")).set_index("member")
+    members, found = table.drop("mixture"), {}
+    for name in ("elbo", "ess", "kl", "tv"):
+        known = name in table
+        found[name] = float(members[name].mean()) if known else math.nan
+        if name != "elbo":
+            found[f"mixture_{name}"] = float(table.loc["mixture", name]) if known else math.nan
+    return {**found, "lowest_elbo": float(members["elbo"].min())}
 
 
 def error_of(name: str, values: Any) -> dict[str, float]:
@@ -214,8 +238,7 @@ def anchors() -> pd.DataFrame:
         known[known["method"] == method][["set", "value"]].rename(columns={"value": name})
         for name, method in METHODS.items()
     ]
-    first, second = columns
-    return first.merge(second, on="set")
+    return functools.reduce(lambda one, other: one.merge(other, on="set"), columns)
 
 
 def keep_report(path: Path, page: Path) -> None:
@@ -250,6 +273,7 @@ def markdown(table: pd.DataFrame, name: str, seed: int) -> str:
             f"| {line['set'].upper()} | {' | '.join(cells)} | {members} | {line['training_seconds']:.0f} | "
             f"{line['phylogfn']:.1f} | {line['mrbayes']:.2f} |"
         )
+    lines += members_text(table)
     lines += [
         "",
         "## The same draws by the published evaluation recipe",
@@ -267,6 +291,30 @@ def markdown(table: pd.DataFrame, name: str, seed: int) -> str:
         "copies of q_1 differ in their draws alone. A recipe value depends on the order of inner edges, which is ours."
     )
     return "\n".join([*lines, "", DIFFERENCE, "", order, ""])
+
+
+def members_text(table: pd.DataFrame) -> list[str]:
+    """The members by themselves, beside published ones, as lines."""
+    lines = [
+        "",
+        "## The members by themselves",
+        "",
+        "Averages over the members. ELBO, effective sample size (ESS), and KL and total variation (TV) from the MrBayes "
+        "posterior where there is one are of 10,000 fresh draws of each; IWELBO of L draws; published numbers from "
+        "memory (paper.csv). CPU s: user and system time of one member's training.",
+        "",
+        "| set | ELBO | lowest | SBN | ARTree | IWELBO | VBPI-GNN | ESS | KL, mixture | TV, mixture | iterations | CPU s |",
+        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for line in table.to_dict("records"):
+        cells = [f"{line[key]:.2f}" for key in ("elbo", "lowest_elbo", "sbn_elbo", "artree_elbo")]
+        cells += [f"{line['average_iwelbo']:.2f}", f"{line['vbpi_gnn']:.2f}", f"{line['ess']:.0f}"]
+        cells += [
+            ", ".join(fixed(line[f"{part}{name}"], 3) for part in ("", "mixture_")) for name in ("kl", "tv")
+        ]
+        cells += [f"{line['steps']:.0f}", fixed(line["cpu_seconds"], 0)]
+        lines.append(f"| {line['set'].upper()} | {' | '.join(cells)} |")
+    return lines
 
 
 def cell(line: dict[Any, Any], key: str) -> str:

@@ -33,6 +33,7 @@ def root(tmp_path_factory):
         rows = zip(made.names, made.codes, strict=True)
         text = "".join(f">{name}\n{''.join(LETTERS[code] for code in row)}\n" for name, row in rows)
         (folder / f"DS{number}.fasta").write_text(text)
+        (folder / f"DS{number}_posterior.trprobs").write_text(TREE)
     return folder
 
 
@@ -57,6 +58,16 @@ def test_small(root, tmp_path, monkeypatch):
     assert abs(line["copies_gain"]) < 1e-9 < 0.02 < line["copies_recipe_gain"] < math.log(3)
     assert line["gain"] == pytest.approx(line["miselbo"] - line["average_iwelbo"], abs=1e-9)
     assert line["phylogfn"] == -7108.4 and line["mrbayes"] == -7108.42
+    assert (line["vbpi_gnn"], line["sbn_elbo"], line["artree_elbo"]) == (-7108.41, -7110.24, -7110.09)
+    fresh = pd.read_csv(tmp_path / "run" / "ds1" / "results" / "trees.csv")
+    assert line["elbo"] == pytest.approx(fresh["elbo"][:3].mean()) and line["tv"] == pytest.approx(
+        fresh["tv"][:3].mean()
+    )
+    assert (
+        line["mixture_kl"] == pytest.approx(fresh["kl"][3])
+        and 0 < line["cpu_seconds"]
+        and line["steps"] == 300
+    )
     bounds = pd.read_csv(tmp_path / "run" / "ds1" / "results" / "bounds.csv").set_index(["S", "L"])
     assert line["miselbo"] == pytest.approx(bounds.loc[(3, 60), "miselbo"], abs=1e-9)
     text = (results / "table4_small.md").read_text()
@@ -97,9 +108,9 @@ def test_parts_are_ordinary_runs():
     plain = config.compose_config(["model=vbpi", "dataset=ds1", "ensemble.size=3", "run_dir=x"])
     assert identity(part) == identity(plain) and part.evaluation.num_samples == 1000
     large = config.compose_config(["experiment=table4", "dataset.root=/data", "run_dir=x"])
-    assert list(large.study.sets) == list(table4.SETS) and large.ensemble.size == 5
+    assert list(large.study.sets) == list(table4.SETS) and large.ensemble.size == 3
     one = config.compose_config([*table4.overrides(large, "ds8"), "run_dir=x"])
-    assert (one.dataset.name, one.ensemble.size, one.trainer.max_epochs) == ("ds8", 5, 400)
+    assert (one.dataset.name, one.ensemble.size, one.trainer.max_epochs) == ("ds8", 3, 80)
 
 
 @pytest.mark.parametrize(
