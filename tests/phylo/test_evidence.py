@@ -63,8 +63,8 @@ def test_seven_taxa_by_enumeration_of_945_topologies():
         "second_stage_branch": [5e-3, 5e-4],
     }
     ensemble = fitted(data(seven=True), epochs=12, size=2, num_decays=0, **staged)
-    truth, topologies, x = posterior_samples(ensemble, 2000, 50_000, 0)
-    again, *_ = posterior_samples(ensemble, 2000, 1, 1)
+    truth, topologies, x = posterior_samples(ensemble, 1000, 50_000, 0)
+    again, *_ = posterior_samples(ensemble, 1000, 1, 1)
     assert truth == pytest.approx(again, abs=0.005)
     chains = [(topologies[c::20], x[c::20]) for c in range(20)]
     found = two_sided(ensemble, chains, 0, replicates=20, samples=2500)

@@ -299,11 +299,12 @@ def members_text(table: pd.DataFrame) -> list[str]:
         "",
         "## The members by themselves",
         "",
-        "Averages over the members. ELBO, effective sample size (ESS), and KL and total variation (TV) from the MrBayes "
-        "posterior where there is one are of 10,000 fresh draws of each; IWELBO of L draws; published numbers from "
+        "Averages over the members. ELBO and effective sample size (ESS) are of 10,000 fresh draws of each, IWELBO of L; "
+        "KL and total variation (TV) are from the MrBayes posterior where there is one; published numbers are from "
         "memory (paper.csv). CPU s: user and system time of one member's training.",
         "",
-        "| set | ELBO | lowest | SBN | ARTree | IWELBO | VBPI-GNN | ESS | KL, mixture | TV, mixture | iterations | CPU s |",
+        "| set | ELBO | lowest | SBN | ARTree | IWELBO | VBPI-GNN | ESS | KL, mixture | TV, mixture | iterations | "
+        "CPU s |",
         "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for line in table.to_dict("records"):
