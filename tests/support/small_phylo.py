@@ -46,23 +46,33 @@ def mixture(ensemble: Ensemble) -> dict:
     return dict(zip(every, log_q.exp().mean(0).tolist(), strict=True))
 
 
+WIDER = 1.25  # than the members' standard deviations: weights without a heavy tail
+FIRST = 200  # draws of a topology, to see whether it matters
+
+
 def posterior_samples(
     ensemble: Ensemble, count: int, drawn: int, seed: int
 ) -> tuple[float, list, torch.Tensor]:
-    """log Z by importance sampling of every topology with ``count`` draws, added up; and independent draws of the
-    posterior, resampled from the same: topologies and log branch lengths."""
+    """log Z by importance sampling of every topology, added up, and ``drawn`` independent draws of the posterior,
+    resampled from the same: topologies and log branch lengths. Topologies above 1e-4 of it have ``count`` draws."""
     target, branches = ensemble.target, ensemble.members[0].branches
     every = list(all_topologies(target.num_taxa))
     trees = target.spec.support.trees(every)
     generator = torch.Generator().manual_seed(seed)
-    weights, lengths = [], []
-    for k in range(len(every)):
-        row = trees[torch.full((count,), k)]
-        eps = torch.randn(count, target.num_edges, dtype=torch.float64, generator=generator)
-        with torch.no_grad():
-            x, log_q = branches.sample(row, eps)
-            weights.append(target.log_joint(row, x) - log_q - math.log(count))
-        lengths.append(x)
-    weight, x = torch.cat(weights), torch.cat(lengths)
+
+    @torch.no_grad()
+    def of_one(k: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        row = trees[torch.full((size,), k)]
+        eps = torch.randn(size, target.num_edges, dtype=torch.float64, generator=generator)
+        x, log_q = branches.sample(row, WIDER * eps)
+        log_q = log_q + ((WIDER**2 - 1) / 2 * eps**2 - math.log(WIDER)).sum(-1)
+        return target.log_joint(row, x) - log_q - math.log(size), x
+
+    found = [of_one(k, min(count, FIRST)) for k in range(len(every))]
+    share = torch.stack([weight.logsumexp(0) for weight, _ in found]).softmax(0)
+    for k in (share > 1e-4).nonzero().flatten().tolist() if count > FIRST else ():
+        found[k] = of_one(k, count)
+    weight, x = (torch.cat(part) for part in zip(*found, strict=True))
+    owner = [topology for topology, (part, _) in zip(every, found, strict=True) for _ in part]
     rows = torch.multinomial(weight.softmax(0), drawn, replacement=True, generator=generator)
-    return float(weight.logsumexp(0)), [every[row // count] for row in rows.tolist()], x[rows]
+    return float(weight.logsumexp(0)), [owner[row] for row in rows.tolist()], x[rows]

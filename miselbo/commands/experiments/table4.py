@@ -299,8 +299,8 @@ def members_text(table: pd.DataFrame) -> list[str]:
         "",
         "## The members by themselves",
         "",
-        "Averages over the members. ELBO and effective sample size (ESS) are of 10,000 fresh draws of each, IWELBO of L; "
-        "KL and total variation (TV) are from the MrBayes posterior where there is one; published numbers are from "
+        "Averages over the members. ELBO and effective sample size (ESS) are of 10,000 fresh draws of each, IWELBO of "
+        "L; KL and total variation (TV) are from the MrBayes posterior where there is one; published numbers are from "
         "memory (paper.csv). CPU s: user and system time of one member's training.",
         "",
         "| set | ELBO | lowest | SBN | ARTree | IWELBO | VBPI-GNN | ESS | KL, mixture | TV, mixture | iterations | "
