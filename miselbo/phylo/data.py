@@ -175,7 +175,7 @@ def benchmark(
         options["file"] = str(found)
     if posterior is None:
         found = next(filter(Path.is_file, (Path(root, stem + end) for end in POSTERIOR_ENDINGS)), None)
-        posterior = found and str(found)
+        posterior = None if found is None else str(found)
     return AlignmentData(
         name, lambda: Alignment.from_file(path), options, replicates, posterior, outgroup, evidence
     )
