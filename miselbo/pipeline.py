@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation import multilevel, sandwich
+from miselbo.evaluation import card, check, multilevel, sandwich
 from miselbo.evaluation import sample as sampling
 from miselbo.evaluation.result import Result
 from miselbo.evaluation.run import Request, check_splits, evaluate, headline_of
@@ -65,7 +65,7 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
         ranks.check(trainer_arguments(cfg), trained_alone(cfg))
-    if cfg.study is not None and cfg.task in ("evaluate", "export", "sample"):
+    if cfg.study is not None and cfg.task in ("evaluate", "export", "sample", "check"):
         raise InputError(
             f"{folder} holds an experiment of several runs (study is set), each in a folder of its own below it: name "
             f"one of these as run_dir for task={cfg.task}"
@@ -75,6 +75,8 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
     if cfg.task == "export":
         with using(folder, "export"):
             return export(cfg, folder)
+    if cfg.task == "check":
+        return check_run(cfg, folder)
     if cfg.importer is not None:
         return IMPORTERS[cfg.importer](cfg, folder)
     data = build(cfg.dataset)
@@ -332,7 +334,9 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         values = score_all(source, settings, shards, source.fingerprint, cfg.trainer.enable_progress_bar)
         forget_other_shards(shards, [shard_key(settings, source.fingerprint, source.num_members)])
         protocol = {**source.protocol(), "seed": cfg.seed, "fingerprint": source.fingerprint}
-        return conclude(cfg, write_results(values, settings, folder, protocol, [], None, WORDS), folder)
+        summary = write_results(values, settings, folder, protocol, [], None, WORDS)
+        card.write(folder, summary)
+        return conclude(cfg, summary, folder)
 
 
 def cost(
@@ -442,6 +446,26 @@ def sandwich_run(
     device = machine.device(cfg.trainer.accelerator)
     with using(folder, "sandwich"):
         return conclude(cfg, sandwich.add(ensemble, settings, summary, folder, device), folder)
+
+
+def check_run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Hold a result's card against its data, model, tables and new scores of some examples."""
+    if cfg.importer == "arrays":
+        raise InputError(
+            f"task=check scores examples again, and {folder} holds scores made elsewhere, no model"
+        )
+    data = build(cfg.dataset)
+    data.prepare_data()
+    data.setup()
+    settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
+    with using(folder, "check"):
+        ensemble = restoring.restore(cfg, data)
+        about = {"model": cfg.model.name, "seed": cfg.seed, **restoring.separate(ensemble)}
+        if cfg.importer == "nvlabs":
+            about["model"] = restoring.about_official(cfg, ensemble)["model"]
+        found = check.check(folder, ensemble, data, settings, about, machine.device(cfg.trainer.accelerator))
+    print(found["verdict"])
+    return found
 
 
 def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:

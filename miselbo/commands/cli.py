@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo.commands import arguments, new, sweeps
+from miselbo.commands import arguments, compare, new, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
@@ -25,7 +25,7 @@ from miselbo.runtime import faults, processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
-FROM_FOLDER = ("evaluate", "report", "export", "sample", "sandwich", "log")
+FROM_FOLDER = ("evaluate", "report", "export", "sample", "sandwich", "log", "check")
 
 
 def main() -> None:
@@ -83,6 +83,10 @@ def start() -> None:
         if more := sorted(values.keys() - {"task", "name"}):
             raise InputError(f"task=new name=<word> takes nothing else, got {', '.join(more)}")
         print(new.told(new.create(values.get("name"), Path.cwd()), Path.cwd()))
+    elif values.get("task") == "compare":
+        if sweep:
+            raise InputError("task=compare takes several runs at once, without --multirun")
+        compare.compare(values)
     elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
@@ -208,7 +212,8 @@ def execute(cfg: DictConfig) -> None:
         return
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 
-    run(cfg)
+    if run(cfg).get("confirmed") is False:
+        sys.exit(1)
 
 
 def fail_unforeseen(error: Exception) -> NoReturn:

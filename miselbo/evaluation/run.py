@@ -14,8 +14,9 @@ from miselbo.bounds.diagnostics import standard_error
 from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation import annealed_run, multilevel, multilevel_tables, precision, sandwich, tables
+from miselbo.evaluation import annealed_run, card, multilevel, multilevel_tables, precision, sandwich, tables
 from miselbo.evaluation.annealed import Plan
+from miselbo.evaluation.data_hash import hash_examples
 from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form
 from miselbo.evaluation.settings import Settings, doublings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
@@ -141,6 +142,7 @@ def evaluate(
         annealed_run.check(ensemble, data, settings)
     settings, values = until_precise(goal, settings, score, keys)
     forget_other_shards(shards, keys)
+    values["data_hash"], protocol["data_sha256"] = hash_examples(data, settings.split, settings.num_examples)
     if goal is not None:
         protocol["notes"] = [stop_note(goal, settings.num_samples)]
     if settings.dtype == "bfloat16" or settings.compile:
@@ -159,6 +161,7 @@ def evaluate(
         data.cautions,
         looks,
     )
+    card.write(folder, summary)
     return finish(summary)
 
 

@@ -17,6 +17,7 @@ from miselbo.bounds.certificate import lower_limit
 from miselbo.evaluation import subset_tables, tables, trust, worth
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import files
+from miselbo.runtime.commit import source_commit
 from miselbo.runtime.files import write_json
 from miselbo.runtime.words import reword
 
@@ -125,6 +126,7 @@ def write_frames(
             "evaluation_seed": settings.seed,
             "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
             "versions": versions(),
+            "commit": source_commit(),
         },
         "trust": trust.trust(
             frames.trusted, headline if frames.trusted_at is None else {**headline, "L": frames.trusted_at}
@@ -159,8 +161,8 @@ def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) 
 
     Returns:
         ``confidence``; ``joint_bound``: the limit by all members' draws; ``best_member``: the largest of the limits by
-        one member's draws alone, each made with its share of 1 - confidence, and ``member``, its number; ``num_data``;
-        ``sentence``. None where a limit is not finite.
+        one member's draws alone, each made with its share of 1 - confidence, and ``member``, its number;
+        ``num_data``; ``looks``, how many values of L were looked at; ``sentence``. None where a limit is not finite.
     """
     joint = torch.from_numpy(values["joint_bound"][:, -1, -1])
     alone = torch.from_numpy(values["member_iwelbo"][:, :, -1])
@@ -180,6 +182,7 @@ def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) 
         "best_member": best if math.isfinite(best) else None,
         "member": int(limits.argmax()) + 1,
         "num_data": len(joint),
+        "looks": looks,
         "sentence": sentence,
     }
 

@@ -111,6 +111,8 @@ def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.Dat
 def example_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
     """One row per example, at all members and samples."""
     table = {"index": values["index"]}
+    if "data_hash" in values:
+        table["data_hash"] = values["data_hash"]
     for name in (*BOUNDS, "ess", "max_weight"):
         table[name] = values[name][:, -1, -1]
     table["pareto_k"] = values["pareto_k"][:, -1, -1]

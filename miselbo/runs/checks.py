@@ -73,10 +73,10 @@ def check_importer(cfg: DictConfig) -> None:
     Raises:
         InputError: importer, task, scores, checkpoints and target do not go together.
     """
-    if cfg.importer == "arrays" and (cfg.task not in ("evaluate", "report") or cfg.scores is None):
+    if cfg.importer == "arrays" and (cfg.task not in ("evaluate", "report", "check") or cfg.scores is None):
         raise InputError("importer=arrays needs task=evaluate and scores=<an .npz or a folder of .npy files>")
     if cfg.importer == "nvlabs":
-        if cfg.task not in ("evaluate", "report", "export") or not checkpoint_paths(cfg):
+        if cfg.task not in ("evaluate", "report", "export", "check") or not checkpoint_paths(cfg):
             raise InputError(
                 "importer=nvlabs needs task=evaluate and 'checkpoints=[a.pt,b.pt]', one per member"
             )

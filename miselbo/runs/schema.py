@@ -17,7 +17,7 @@ from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")
 TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sandwich", "sweep_report", "log",
-         "new")  # fmt: skip
+         "compare", "check", "new")  # fmt: skip
 COUNT, ZERO, SEED = whole(1), whole(0), whole(0, 2**63 - 1)
 POSITIVE, NOT_NEGATIVE, SHARE, PORTION = number(above=0), number(0), number(above=0, high=1), number(0, 1)
 TARGET, NUMBERS = text(), many(number())
@@ -58,6 +58,7 @@ SCHEMA: dict[str, Rule] = {
     "seed": SEED, "run_dir": text(), "sweep_dir": maybe(text()), "report": FLAG, "sandwich": FLAG,
     "optimized_metric": text(),  # see checks.check_optimized
     "from_run": Rule("be auto, a run folder or null", maybe(text()).fits),
+    "runs": maybe(many(text())), "allow": maybe(many(text())),
     "num_threads": maybe(whole(1, 4096)),
     # evaluation
     "evaluation.split": Rule(SPLIT.words, SPLIT.fits), "evaluation.num_samples": COUNT,
