@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo.commands import arguments, compare, new, sweeps
+from miselbo.commands import arguments, compare, new, output, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
@@ -56,7 +56,7 @@ def main() -> None:
 
 def start() -> None:
     """What :func:`main` runs."""
-    sys.argv[1:] = arguments.without_hyphens(sys.argv[1:])
+    sys.argv[1:] = arguments.without_hyphens(output.take(sys.argv[1:]))
     flags = arguments.flags(sys.argv[1:])
     arguments.check_flags(flags)
     if flags.shell_completion or flags.experimental_rerun:
@@ -72,6 +72,8 @@ def start() -> None:
     plain = [word for word in plain if not arguments.is_searchpath(word)]
     values = {o.key_or_group: o.value() for o in config.parse(plain) if not o.is_sweep_override()}
     sweep = arguments.is_sweep(sys.argv[1:])
+    if values.get("json") and sweep:
+        raise InputError("--json is for one run; the tables of a sweep are its sweep.csv and summary.csv")
     if values.get("task") == "fit_member" and sweep:
         raise InputError(
             "task=fit_member takes one member: several jobs have one command each (docs/cluster.md)"
@@ -86,7 +88,10 @@ def start() -> None:
     elif values.get("task") == "compare":
         if sweep:
             raise InputError("task=compare takes several runs at once, without --multirun")
-        compare.compare(values)
+        with output.quiet(bool(values.get("json"))):
+            found = compare.compare(values)
+        if values.get("json"):
+            print(output.told("compare", str(Path(found["report"]).parent), found))
     elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
@@ -212,7 +217,13 @@ def execute(cfg: DictConfig) -> None:
         return
     from miselbo.pipeline import run  # torch and Lightning take seconds to import: after the checks
 
-    if run(cfg).get("confirmed") is False:
+    with open_dict(cfg):
+        wanted = bool(cfg.pop("json", False))  # of this command, not of the run
+    with output.quiet(wanted):
+        result = run(cfg)
+    if wanted:
+        print(output.told(cfg.task, str(cfg.run_dir), result))
+    if result.get("confirmed") is False:
         sys.exit(1)
 
 

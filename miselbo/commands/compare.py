@@ -11,7 +11,7 @@ from miselbo.errors import InputError
 from miselbo.report.checked import read_summary
 from miselbo.runs.folder import config_path
 
-TAKES = ("task", "runs", "allow", "run_dir")
+TAKES = ("task", "runs", "allow", "run_dir", "json")
 
 
 def compare(values: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from miselbo.training.parallel import slurm as srun
 
 # beside run_dir, what may differ between two commands of which the second finds the job finished
 HARMLESS = (
-    "run_dir", "sweep_dir", "num_threads", "logger", "optimized_metric", "from_run", "model.cost", "runs", "allow",
+    "run_dir", "sweep_dir", "num_threads", "logger", "optimized_metric", "from_run", "model.cost",
+    "runs", "allow", "json",
     "ensemble.resume_interval", "ensemble.workers",
     "evaluation.workers", "member",
     "dataset.num_workers", "dataset.download", "dataset.cache", "trainer.enable_progress_bar", "trainer.max_time",

@@ -27,7 +27,7 @@ from miselbo.runtime.files import forget_temporaries, is_temporary, write_text
 # what may differ between two commands on one run folder: it changes neither the members nor the data they see
 FREE = (
     "task", "member", "run_dir", "sweep_dir", "num_threads", "evaluation", "sampling", "sandwich", "logger", "report",
-    "optimized_metric", "from_run", "model.cost", "runs", "allow",
+    "optimized_metric", "from_run", "model.cost", "runs", "allow", "json",
     "ensemble.size", "ensemble.resume_interval", "ensemble.workers",
     "dataset.root", "dataset.evaluation_batch_size", "dataset.num_workers", "dataset.download", "dataset.cache",
     "dataset.replicates", "dataset.posterior", "dataset.evidence",

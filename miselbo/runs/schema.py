@@ -55,7 +55,7 @@ WANDB = {
 SCHEMA: dict[str, Rule] = {
     "task": word(*TASKS), "member": maybe(COUNT), "importer": maybe(word(*IMPORTERS)),
     "checkpoints": maybe(FILES), "target": word(*DECODERS), "scores": maybe(text()),
-    "seed": SEED, "run_dir": text(), "sweep_dir": maybe(text()), "report": FLAG, "sandwich": FLAG,
+    "seed": SEED, "run_dir": text(), "sweep_dir": maybe(text()), "report": FLAG, "json": FLAG, "sandwich": FLAG,
     "optimized_metric": text(),  # see checks.check_optimized
     "from_run": Rule("be auto, a run folder or null", maybe(text()).fits),
     "runs": maybe(many(text())), "allow": maybe(many(text())),
