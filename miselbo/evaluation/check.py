@@ -87,6 +87,12 @@ def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
         InputError: one of them is missing or damaged.
     """
     results = folder / "results"
+    path = results / "summary.json"
+    if path.is_file() and read_summary(path).get("protocol", {}).get("method") == "multilevel":
+        raise InputError(
+            f"{folder} was evaluated by evaluation.method=multilevel: its values are no means over examples, so "
+            "task=check needs evaluation.method=full"
+        )
     for name in ("summary.json", "per_example.parquet", "bounds.csv", "card.json"):
         if not (results / name).is_file():
             raise InputError(

@@ -142,7 +142,7 @@ def write_frames(
     if about.sections is not None:
         summary["sections"] = list(about.sections)
     files.write_csv(frames.bounds, results / "bounds.csv")
-    for name in ("worth.csv", "sandwich.csv"):
+    for name in ("worth.csv", "sandwich.csv", "card.json"):
         (results / name).unlink(missing_ok=True)
     if len(frames.worth):
         files.write_csv(frames.worth, results / "worth.csv")

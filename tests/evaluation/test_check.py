@@ -92,6 +92,13 @@ def test_without_a_card_it_says_what_to_do(copy):
         runs.from_folder("check", copy)
 
 
+def test_a_multilevel_evaluation_leaves_no_card_of_an_earlier_one(copy):
+    runs.from_folder("evaluate", copy, "report=false", "evaluation.method=multilevel")
+    assert not (copy / "results" / "card.json").exists()
+    with pytest.raises(InputError, match="needs evaluation.method=full"):
+        runs.from_folder("check", copy)
+
+
 def test_hashes_are_of_the_bits_that_are_scored(made):
     data = load_run(made).data()
     hashes, whole = data_hash.hash_examples(data, "test")

@@ -108,6 +108,12 @@ def test_other_bits_and_another_number_of_draws_are_refused(made, tmp_path):
         compare.write([("a", {0: made[0]}), ("fewer", {0: fewer})], tmp_path / "out")
 
 
+def test_a_multilevel_evaluation_has_nothing_to_pair(made, tmp_path):
+    other = change(made[1], tmp_path / "m", {"method": "multilevel"})
+    with pytest.raises(InputError, match="evaluation.method=multilevel.*cannot be paired"):
+        compare.write([("a", {0: made[0]}), ("m", {0: other})], tmp_path / "out")
+
+
 def test_what_does_not_change_the_meaning_is_named(made, tmp_path):
     other = change(made[1], tmp_path / "b", {"dtype": "bfloat16", "fingerprint": "f" * 64})
     found = compare.write([("a", {0: made[0]}), ("b", {0: other})], tmp_path / "out")

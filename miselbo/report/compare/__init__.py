@@ -46,6 +46,13 @@ def write(
         )
     found = [pairs.Entry(name, {seed: read(path) for seed, path in runs.items()}) for name, runs in entries]
     over, reference = pairs.unit(found), found[0]
+    for entry in found:
+        for run in entry.runs.values():
+            if run.protocol.get("method") == "multilevel":
+                raise InputError(
+                    f"{run.path} was evaluated by evaluation.method=multilevel: examples have other numbers of draws "
+                    "each and cannot be paired; evaluate it with evaluation.method=full"
+                )
     told = []
     for entry in found[1:]:
         each = [(couple, protocols.differences(*couple)) for couple in pairs.couples(reference, entry, over)]
