@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from miselbo.errors import InputError
+from miselbo.phylo import mrbayes
+from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.evidence import Chain, two_sided
 from miselbo.phylo.text.newick import parse_newick
 from miselbo.phylo.text.reading import read_text
@@ -17,6 +19,7 @@ from miselbo.phylo.text.tree_texts import tree_texts
 from miselbo.phylo.tree import lengths_of
 from miselbo.runtime.files import write_json
 
+MRBAYES = "mrbayes"  # in place of files: run it
 RISK = 0.05  # that log p(Y) is not between the two sides
 
 
@@ -25,12 +28,15 @@ class Evidence:
     """The ``dataset.evidence`` group: independent chains of the posterior, and a claim to be held against both sides.
 
     Args:
-        chains: tree files, one per independent run of the same model and prior; None for none.
+        chains: tree files, one per independent run of the same model and prior; ``mrbayes`` to run it, see
+            :mod:`miselbo.phylo.mrbayes`; None for none.
         burn_in: left out at the start of every file: a share below 1, or a number of trees.
         claimed: a log marginal likelihood, nats, that is put inside or outside; None for none.
+        runs: of MrBayes.
+        generations: of a run of MrBayes.
 
     Raises:
-        InputError: a file that is not there, or a claim without chains.
+        InputError: a file or a program that is not there, or a claim without chains.
 
     Example:
         >>> Evidence().files
@@ -40,15 +46,19 @@ class Evidence:
     chains: str | Sequence[str] | None = None
     burn_in: float = 0.25
     claimed: float | None = None
+    runs: int = 4
+    generations: int = 500_000
 
     def __post_init__(self) -> None:
+        if self.chains == MRBAYES:
+            mrbayes.check_program()
         missing = [str(path) for path in self.files if not path.is_file()]
         if missing:
             raise InputError(
                 f"dataset.evidence.chains: {', '.join(missing)} does not exist: list tree files with branch lengths "
                 "(MrBayes .t), one per independent run"
             )
-        if self.claimed is not None and not self.files:
+        if self.claimed is not None and not self.chains:
             raise InputError(
                 "dataset.evidence.claimed needs dataset.evidence.chains=[<tree files of independent runs>]: without "
                 "draws of the posterior there is no upper side"
@@ -56,13 +66,23 @@ class Evidence:
 
     @property
     def files(self) -> list[Path]:
-        """The tree files."""
+        """The tree files that are given."""
+        if self.chains == MRBAYES:
+            return []
         given = [self.chains] if isinstance(self.chains, str) else self.chains
         return [Path(path) for path in given or ()]
 
     def read(self, names: Sequence[str]) -> list[Chain]:
         """The draws of every chain, see :func:`read_chain`."""
         return [read_chain(path, names, self.burn_in) for path in self.files]
+
+    def made(self, alignment: Alignment, branch_rate: float) -> list[Chain]:
+        """The draws of MrBayes' runs, if it is to be run."""
+        if self.chains != MRBAYES:
+            return []
+        names = [f"t{taxon}" for taxon in range(alignment.num_taxa)]
+        paths = mrbayes.chain_files(alignment, branch_rate, self.runs, self.generations)
+        return [read_chain(path, names, self.burn_in) for path in paths]
 
 
 def read_chain(path: str | Path, names: Sequence[str], burn_in: float = 0.25) -> Chain:
@@ -99,25 +119,33 @@ def read_chain(path: str | Path, names: Sequence[str], burn_in: float = 0.25) ->
 
 
 def save_evidence(
-    ensemble: Any, chains: Sequence[Chain], claimed: float | None, seed: int, results: Path
+    ensemble: Any, evidence: Evidence, chains: Sequence[Chain], seed: int, results: Path
 ) -> dict[str, Any]:
     """Write ``evidence.json``: both sides of log p(Y), the bridge estimate, and where the claim stands.
 
     Args:
         ensemble: of :class:`miselbo.phylo.vbpi.Vbpi`.
+        evidence: whose claim it is, and whether MrBayes is to be run.
         chains: of :meth:`Evidence.read`.
-        claimed: nats, or None.
         seed: of q's draws.
         results: folder.
 
     Raises:
-        InputError: a model with inferred parameters, which the trees of a chain do not hold.
+        InputError: a model with inferred parameters, which the trees of a chain do not hold; MrBayes for another model
+            than JC69.
     """
+    claimed, target = evidence.claimed, ensemble.target
     if ensemble.target.inferred is not None:
         raise InputError(
             "dataset.evidence.chains needs a given model of substitution: the draws of a tree file hold no inferred "
             "parameters (model.target.inferred.model=null)"
         )
+    if evidence.chains == MRBAYES:
+        if not target.substitution.plain:
+            raise InputError(
+                "dataset.evidence.chains=mrbayes is run with JC69 alone: give the tree files of your own runs"
+            )
+        chains = evidence.made(target.spec.alignment, float(target.branch_rate))
     found: dict[str, Any] = two_sided(ensemble, chains, seed, RISK)
     found |= {"risk": RISK, "chains": [len(topologies) for topologies, _ in chains], "claimed": claimed}
     if claimed is not None:

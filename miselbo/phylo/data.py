@@ -90,8 +90,8 @@ class AlignmentData(Replicates):
         from miselbo.phylo.summaries import save
 
         (results / "evidence.json").unlink(missing_ok=True)  # of other chains
-        if self.chains:
-            save_evidence(ensemble, self.chains, self.evidence.claimed, settings.seed, results)
+        if self.evidence.chains:
+            save_evidence(ensemble, self.evidence, self.chains, settings.seed, results)
         draws = draw_trees(ensemble, settings.seed)
         save(ensemble, draws, self.posterior, results)
         save_trees(ensemble, draws, self.root, settings.seed, results)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from small_phylo import data, fitted, posterior_samples
 
 from miselbo.errors import InputError
 from miselbo.phylo.chains import Evidence, read_chain, save_evidence
+from miselbo.phylo.mrbayes import chain_files, commands
 from miselbo.phylo.tree import newick
 from miselbo.report import trees
 
@@ -67,10 +69,40 @@ def test_a_claim_is_put_inside_or_outside(tmp_path):
     chains = evidence.read("abcde")
     assert [t for t, _ in chains] == [topologies[c::3] for c in range(3)]
     torch.testing.assert_close(chains[1][1], x[1::3], rtol=1e-12, atol=1e-12)
-    found = save_evidence(ensemble, chains, truth, 0, tmp_path)
+    found = save_evidence(ensemble, evidence, chains, 0, tmp_path)
     assert found == json.loads((tmp_path / "evidence.json").read_text())
     assert found["inside"] and found["chains"] == [200, 200, 200] and found["lower"] < truth < found["upper"]
-    wrong = save_evidence(ensemble, chains, truth + 198.4, 0, tmp_path)  # as far above as one printed for DS1
+    far = replace(evidence, claimed=truth + 198.4)  # as far above as one printed for DS1
+    wrong = save_evidence(ensemble, far, chains, 0, tmp_path)
     assert not wrong["inside"] and "OUTSIDE" in wrong["sentence"]
     lines = trees.text({**dict.fromkeys(trees.NEEDED, 1), "evidence": wrong})
     assert wrong["sentence"] in lines and math.isfinite(wrong["bridge_se"]) and np.isfinite(wrong["upper"])
+
+
+def program(folder, script):
+    """A program of the name mb in a folder."""
+    path = folder / "mb"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(folder)
+
+
+def test_mrbayes_is_run_once(tmp_path, monkeypatch):
+    """A stand-in for mb that keeps what it was given: the commands, taxa in the alignment's order, the cache."""
+    alignment = data(five=True).spec.alignment
+    tree = "(t0:0.1,t1:0.2,(t2:0.3,(t3:0.4,t4:0.5):0.25):0.35);"
+    script = f"cp $1 {tmp_path}/seen; for r in 1 2; do echo '{tree}' > chain.run$r.t; done"
+    monkeypatch.setenv("PATH", program(tmp_path, script), prepend=":")
+    paths = chain_files(alignment, 10.0, 2, 5000, tmp_path / "cache")
+    assert (tmp_path / "seen").read_text() == commands(alignment, 10.0, 2, 5000)
+    (topology,), x = read_chain(paths[1], [f"t{taxon}" for taxon in range(5)], 0)
+    assert topology == (0b11000, 0b11100) and x[0].exp().tolist()[:5] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.5]
+    )
+    program(tmp_path, "echo out of memory; exit 3")
+    assert chain_files(alignment, 10.0, 2, 5000, tmp_path / "cache") == paths  # kept
+    with pytest.raises(InputError, match="mb failed with status 3: out of memory"):
+        chain_files(alignment, 5.0, 2, 5000, tmp_path / "cache")  # another prior
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="mb is not on the PATH"):
+        Evidence("mrbayes")
