@@ -34,8 +34,9 @@ def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | No
         log_q: [N, S, K, S].
 
     Returns:
-        None for S = 1, K = 1 or fewer than two examples with finite scores. Otherwise ``weights`` [S] and, from the odd
-        samples at L = 1 (each a bound of its own, averaged),
+        None for S = 1, K = 1 or fewer than two examples with finite scores. Otherwise ``weights`` [S], ``weights_se``
+        (:func:`weight_errors`), ``equal_as_good`` (the 95% interval of ``gain`` does not lie above 0), ``sentence``
+        and, from the odd samples at L = 1 (each a bound of its own, averaged),
 
         - ``uniform`` and ``fitted``: ``miselbo`` and ``joint_bound`` with ``_se`` over the examples;
         - ``gain`` of the fitted weights in MISELBO and ``joint_gain`` in the joint bound, each with ``_se``,
@@ -66,13 +67,16 @@ def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | No
     weights = fit_weights(*even)
     uniform = torch.full((size,), 1 / size, dtype=torch.float64)
     same_draws = draw_by_draw(*even, weights)["miselbo"] - draw_by_draw(*even, uniform)["miselbo"]
+    compared = _compare(draw_by_draw(*odd, uniform), draw_by_draw(*odd, weights), 1)
     return {
         "weights": weights.tolist(),
+        "weights_se": [None if math.isnan(e) else e for e in weight_errors(*even, weights).tolist()],
+        **_verdict(compared),
         "fitted_on": f"even samples of the first {samples}",
         "measured_on": f"odd samples of the first {samples}",
         "num_data": count,
         "left_out": int(broken.sum()),
-        **_compare(draw_by_draw(*odd, uniform), draw_by_draw(*odd, weights), 1),
+        **compared,
         "optimistic_gain": float(same_draws.mean()),
         "optimistic_gain_label": "optimistic (same draws)",
         "at_full_length": _compare(_all_draws(*odd, uniform), _all_draws(*odd, weights), odd[0].shape[2]),
@@ -126,6 +130,62 @@ def fit_weights(log_p: Tensor, log_q: Tensor) -> Tensor:
     )
     w = np.where(found.x < NEGLIGIBLE, 0.0, found.x)
     return torch.from_numpy(w / w.sum())
+
+
+def weight_errors(log_p: Tensor, log_q: Tensor, weights: Tensor) -> Tensor:
+    r"""Standard errors of fitted weights over the examples and their draws, by the delta method.
+
+    At the optimum the gradient of F (:func:`fit_weights`) is the same for all members that have weight. One example
+    has the gradient g_n, [S]; what another sample of examples would change moves w by H^-1 (g_n - mean g) / N within
+    the simplex, H = -E[d^2 F], so the error is the root of the diagonal of H^-1 Cov(g_n) H^-1 / N.
+
+    Args:
+        log_p: [N, S, K], of the fit.
+        log_q: [N, S, K, S].
+        weights: [S], fitted to them.
+
+    Returns:
+        [S]; NaN, unknown, for a weight at 0 and where one member has it all: the delta method knows no edges.
+
+    Example:
+        >>> log_p, log_q = torch.randn(50, 2, 4), torch.randn(50, 2, 4, 2)
+        >>> weight_errors(log_p, log_q, fit_weights(log_p, log_q)).shape
+        torch.Size([2])
+    """
+    log_p, log_q = bounds.check_scores(log_p, log_q)
+    used = (weights > 0).nonzero().squeeze(-1)
+    errors = torch.full_like(weights, math.nan)
+    if len(used) < 2 or len(log_p) < 2:
+        return errors
+    w = weights[used]
+    log_p, log_q = log_p[:, used], log_q[:, used][..., used]
+    log_mixture = (log_q + w.log()).logsumexp(-1)
+    ratio = (log_q - log_mixture[..., None]).exp()  # q_t / q_w at the samples of s: [N, s, K, t]
+    own = (log_p - log_mixture).mean(2)  # [N, t]
+    gradient = own - (w[:, None] * ratio.mean(2)).sum(1)
+    cross = ratio.mean((0, 2))  # [s, t]
+    curvature = (
+        cross + cross.T - torch.einsum("s,nskt,nsku->tu", w, ratio, ratio) / (len(log_p) * log_p.shape[2])
+    )
+    # orthonormal directions within the simplex, where the weights sum to 1
+    within = torch.linalg.svd(torch.ones(1, len(used), dtype=w.dtype)).Vh[1:]
+    influence = torch.linalg.pinv(within @ curvature @ within.T, hermitian=True)
+    moves = (gradient - gradient.mean(0)) @ within.T @ influence @ within  # [N, t]
+    errors[used] = moves.square().sum(0).sqrt() / math.sqrt(len(moves) * (len(moves) - 1))
+    return errors
+
+
+def _verdict(compared: dict[str, Any]) -> dict[str, Any]:
+    """Whether equal weights do as well, in words."""
+    low, high = compared["gain_low"], compared["gain_high"]
+    interval = f"95% interval {low:+.4f} to {high:+.4f} nats of MISELBO at L = 1"
+    if low > 0:
+        return {
+            "equal_as_good": False,
+            "sentence": f"The fitted weights are better than equal ones ({interval}).",
+        }
+    sentence = "Equal weights are as good" if high >= 0 else "Equal weights are better than the fitted ones"
+    return {"equal_as_good": True, "sentence": f"{sentence} ({interval})."}
 
 
 def draw_by_draw(log_p: Tensor, log_q: Tensor, weights: Tensor) -> dict[str, Tensor]:

@@ -101,19 +101,28 @@ def subsets_table(values: dict[str, np.ndarray], num_samples: int) -> pd.DataFra
 
     Returns:
         Columns ``members`` ("1+3+5"), ``size``, ``L``, ``miselbo``, ``joint_bound``, ``average_iwelbo`` and ``delta``
-        with ``_se`` over the examples, ``best_of_size`` (highest mean MISELBO of that size; False throughout above 8
-        members, where not all are scored), ``greedy`` (place in the greedy path, or NaN).
+        with ``_se`` over the examples, ``to_best`` (its MISELBO minus that of the best subset of its size, paired, with
+        ``_se``, ``_low``, ``_high``; empty for the best itself), ``best_of_size`` (highest mean MISELBO of that size;
+        False throughout above 8 members, where not all are scored), ``greedy`` (place in the greedy path, or NaN).
     """
     scored = scored_subsets(values, num_samples)
     place = {subset: size for size, subset in enumerate(scored.prefixes(), 1)}
+    best_of: dict[int, np.ndarray] = {}
+    for subset, bounds in scored.of_subset.items():
+        value = bounds[CRITERION]
+        if len(subset) not in best_of or value.mean() > best_of[len(subset)].mean():
+            best_of[len(subset)] = value
     rows = []
     for subset, bounds in scored.of_subset.items():
         with np.errstate(invalid="ignore"):  # -inf - -inf where p is zero at all draws
             found = {**bounds, "delta": bounds["miselbo"] - bounds["average_iwelbo"]}
+            behind = paired("to_best", bounds[CRITERION] - best_of[len(subset)])
         row: dict[str, Any] = {"members": label(subset), "size": len(subset), "L": scored.num_samples}
         for name in found:
             row |= columns(found, name, ())
-        rows.append({**row, "greedy": place.get(subset, math.nan)})
+        if best_of[len(subset)] is bounds[CRITERION]:
+            behind = dict.fromkeys(behind, math.nan)
+        rows.append({**row, **behind, "greedy": place.get(subset, math.nan)})
     table = pd.DataFrame(
         rows, columns=list(rows[0]) if rows else ["members", "size", "L", *_bound_columns(), "greedy"]
     )
@@ -170,4 +179,5 @@ def label(subset: Sequence[int]) -> str:
 
 
 def _bound_columns() -> list[str]:
-    return [f"{name}{end}" for name in (*subsets.NAMES, "delta") for end in ("", "_se")]
+    of_bounds = [f"{name}{end}" for name in (*subsets.NAMES, "delta") for end in ("", "_se")]
+    return [*of_bounds, *(f"to_best{end}" for end in ("", "_se", "_low", "_high"))]

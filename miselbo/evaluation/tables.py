@@ -89,8 +89,10 @@ def trusted_errors(values: dict[str, np.ndarray], cell: tuple[int, int], num_sam
 
 
 def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.DataFrame:
-    """One row per (member, L')."""
+    """One row per (member, L'); ``iwelbo_to_best``: minus that of the best member, paired, empty for itself."""
     rows = []
+    means = values["member_iwelbo"].mean(0)
+    best = np.where(np.isnan(means), -math.inf, means).argmax(0)  # of every L'
     for s in range(values["member_iwelbo"].shape[1]):
         for i, num_samples in enumerate(grid):
             row: dict[str, Any] = {"member": s + 1, "L": num_samples}
@@ -101,6 +103,10 @@ def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.Dat
                 torch.from_numpy(values[name][:, s, i]) for name in ("member_pareto_k", "member_iwelbo_var")
             )
             row["iwelbo_se_mc_trusted"] = error_trusted(k, variances, num_samples)
+            with np.errstate(invalid="ignore"):
+                behind = values["member_iwelbo"][:, s, i] - values["member_iwelbo"][:, best[i], i]
+            to_best = paired("iwelbo_to_best", behind)
+            row |= to_best if s != best[i] else dict.fromkeys(to_best, math.nan)
             row |= heavy_share(k.numpy(), num_samples)
             row["ess"] = float(values["member_ess"][:, s, i].mean())
             row["max_weight"] = float(values["member_max_weight"][:, s, i].mean())

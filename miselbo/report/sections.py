@@ -231,6 +231,8 @@ def _weights(run: RunFolder, footer: str) -> Section:
 
 def _members(run: RunFolder) -> Section:
     table, text = tables.per_member(run), texts.MEMBERS
+    if "Behind the best" in table.columns:
+        text += texts.BEHIND.lstrip("\n")
     if "Responsibility" in table.columns:
         text += texts.RESPONSIBILITY.format(share=fixed(1 / run.size, 3)).lstrip("\n")
     return Section("per-member", "Members one by one", paragraphs(text), tables=[table])

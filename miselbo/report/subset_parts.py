@@ -113,6 +113,7 @@ def text(run: RunFolder) -> list[str]:
             gain=plus_minus(has.get("gain"), has.get("gain_se")),
             interval=interval(has, "gain"),
             optimistic=fixed(has.get("optimistic_gain"), decimals(number(has.get("gain_se")))),
+            verdict=has.get("sentence", ""),
         )
     return out
 
@@ -128,7 +129,7 @@ def tables_of(run: RunFolder) -> list[Table]:
 
 
 def _best_table(subsets: pd.DataFrame) -> Table:
-    """One row per size: the best subset where all were scored, and the greedy one."""
+    """One row per size: the best subset where all were scored, its paired lead over the next, and the greedy one."""
     rows = []
     for size, same in subsets.groupby("size"):
         greedy = same[same["greedy"].notna()]
@@ -136,13 +137,39 @@ def _best_table(subsets: pd.DataFrame) -> Table:
         for _, row in chosen.head(1).iterrows():
             values = [plus_minus(row[name], row.get(f"{name}_se")) for name in ("miselbo", "joint_bound")]
             gain = plus_minus(row.get("delta"), row.get("delta_se"))
+            lead = _lead(same)
             rows.append(
-                [f"{size}", _named(row["members"]), *values, gain, *map(_named, greedy["members"].head(1))]
+                [
+                    f"{size}",
+                    _named(row["members"]),
+                    *values,
+                    lead,
+                    gain,
+                    *map(_named, greedy["members"].head(1)),
+                ]
             )
-    columns = ["Members", "Best subset", "MISELBO", "Joint bound", "Delta", "Greedy subset"]
+    columns = [
+        "Members",
+        "Best subset",
+        "MISELBO",
+        "Joint bound",
+        "Lead over the next",
+        "Delta",
+        "Greedy subset",
+    ]
     if not all_scored(subsets):
-        rows, columns = [row[:5] for row in rows], ["Members", "Greedy subset", *columns[2:5]]
-    return Table(columns, [row + [""] * (len(columns) - len(row)) for row in rows], "llrrrl"[: len(columns)])
+        rows = [[*row[:4], row[5]] for row in rows]
+        columns = ["Members", "Greedy subset", *columns[2:4], columns[5]]
+    return Table(columns, [row + [""] * (len(columns) - len(row)) for row in rows], "llrrrrl"[: len(columns)])
+
+
+def _lead(same: pd.DataFrame) -> str:
+    """95% interval, paired, of the best subset's MISELBO minus that of the second of its size; empty without one."""
+    if "to_best" not in same.columns or same["to_best"].isna().all():
+        return ""
+    row = same.loc[same["to_best"].idxmax()]
+    lead = {"lead_se": row["to_best_se"], "lead_low": -row["to_best_high"], "lead_high": -row["to_best_low"]}
+    return interval(lead, "lead")
 
 
 def _named(members: Any) -> str:
@@ -161,6 +188,8 @@ def _weight_tables(has: dict[str, Any]) -> list[Table]:
     weights, rows = [], []
     for kind, values in (("uniform", [1 / size] * size), ("fitted", has["weights"])):
         weights.append([kind, *(fixed(value, 3) for value in values)])
+        if kind == "fitted" and "weights_se" in has:
+            weights.append(["s.e.", *(fixed(error, 3) for error in has["weights_se"])])
         cells = [
             plus_minus(part[kind][name], part[kind].get(f"{name}_se")) for part in parts for name in names
         ]

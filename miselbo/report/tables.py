@@ -148,7 +148,7 @@ def interval(row: Any, name: str) -> str:
     >>> interval({"gain_se": 0.01, "gain_low": -0.0012, "gain_high": 0.038}, "gain"), interval({}, "gain")
     ('-0.001 to 0.038', '')
     """
-    if row.get(f"{name}_low") is None:
+    if math.isnan(number(row.get(f"{name}_low"))):
         return ""
     places = decimals(number(row.get(f"{name}_se")))
     return f"{fixed(row[f'{name}_low'], places)} to {fixed(row[f'{name}_high'], places)}"
@@ -160,18 +160,22 @@ def per_member(run: RunFolder) -> Table:
     optional = [column for column in ("ess", "max_weight") if column in frame.columns]
     shares = [f"responsibility_{s}" for s in range(1, run.size + 1)]
     with_shares = len(frame) == run.size and all(column in run.per_example.columns for column in shares)
+    with_gaps = len(frame) > 1 and "iwelbo_to_best" in frame.columns
     rows = []
     for position, (_, row) in enumerate(frame.iterrows()):
         cells = [member_label(row["member"])]
         for name in ("iwelbo", "elbo"):
             error = row.get(f"{name}_se")
             cells += [plus_minus(row[name], error), monte_carlo_text(row, name)]
+        if with_gaps:
+            cells.append(interval(row, "iwelbo_to_best"))
         cells += [significant(row[column]) for column in optional]
         if with_shares:
             cells.append(fixed(run.per_example[shares[position]].mean(), 3))
         rows.append(cells)
     titles = {"ess": "Effective samples", "max_weight": "Largest weight"}
-    columns = ["Member", "IWELBO", "MC s.e.", "ELBO", "MC s.e.", *(titles[column] for column in optional)]
+    columns = ["Member", "IWELBO", "MC s.e.", "ELBO", "MC s.e.", *["Behind the best"] * with_gaps]
+    columns += [titles[column] for column in optional]
     columns += ["Responsibility"] * with_shares
     return Table(columns, rows, "l" + "r" * (len(columns) - 1))
 

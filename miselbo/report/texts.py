@@ -47,7 +47,7 @@ WHICH_MEMBERS = """
 Every dot is a subset of the members, scored as an ensemble of its own on the same draws (L = {num_samples} per
 member). The solid line adds one member at a time, always the one that leaves the highest MISELBO (greedy path); the
 dashed line joins the best subset of each size by MISELBO. The best of many is chosen on the draws that are shown,
-so a lead that is small against the intervals below may be luck.
+so a lead over the next subset whose interval below (95%, paired over the examples) reaches 0 may be luck.
 """
 GREEDY_ONLY = """
 Every dot is a step of the greedy path, which adds one member at a time, always the one that leaves the highest
@@ -63,8 +63,8 @@ of the posterior than its equal weight.
 MIXTURE_WEIGHTS = """
 Instead of equal weights, the members may have the weights that make the L = 1 MISELBO of the mixture highest. They
 were fitted on the {fitted_on} of every example and are compared on the {measured_on}: the fitted weights change
-MISELBO by {gain} nats (95% interval {interval}). On the draws of the fit the change would be {optimistic}, which is
-optimistic.
+MISELBO by {gain} nats (95% interval {interval}). {verdict} On the draws of the fit the change would be {optimistic},
+which is optimistic.
 """
 
 DELTA_HISTOGRAM = """
@@ -82,6 +82,9 @@ such heavy tails that the Monte Carlo standard errors of those examples are too 
 MEMBERS = """
 Each member scored alone. A member far below the others was not trained well enough, and pulls every
 average down.
+"""
+BEHIND = """
+How far it lies behind the best one is a 95% interval of the difference, paired over the examples.
 """
 RESPONSIBILITY = """
 Responsibility is the mean share of the posterior that a member covers among all members; an equal share

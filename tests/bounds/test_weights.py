@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal
 
 from miselbo import bounds
-from miselbo.bounds.weights import draw_by_draw, fit_weights, mixture_weights
+from miselbo.bounds.weights import draw_by_draw, fit_weights, mixture_weights, weight_errors
 from miselbo.errors import InputError
 
 
@@ -180,3 +180,26 @@ def test_each_draw_alone():
     assert by_draw["miselbo"].shape == (3,)
     assert float(by_draw["miselbo"].mean()) == pytest.approx(objective(log_p, log_q, w.double()), abs=1e-6)
     assert (by_draw["joint_bound"] >= by_draw["miselbo"]).all()
+
+
+@pytest.mark.parametrize(("means", "sds"), [((-2, 2), (1, 1)), ((-3, -1, 2), (1, 1, 1))])
+def test_errors_of_the_weights_are_their_spread_over_data_sets(means, sds):
+    """200 data sets of 40 examples each, fitted one by one."""
+    log_p, log_q = gaussian(means, sds, count=8000, samples=4)
+    fits, errors = [], []
+    for p, q in zip(log_p.split(40), log_q.split(40), strict=True):
+        fits.append(fit_weights(p, q))
+        errors.append(weight_errors(p, q, fits[-1]))
+    spread, printed = torch.stack(fits).std(0), torch.stack(errors).square().mean(0).sqrt()
+    torch.testing.assert_close(printed, spread, rtol=0.2, atol=0)
+
+
+def test_equal_weights_are_said_to_be_as_good_where_they_are():
+    """Members whose best weights are equal; and members of which the second draws nothing good."""
+    log_p, log_q = gaussian((-2.5, -1.5), (1, 1), count=60, samples=8)
+    same = mixture_weights(log_p.numpy(), log_q.numpy())
+    assert same["equal_as_good"] and "Equal weights are as good" in same["sentence"]
+    log_p, log_q = gaussian((-2, 9), (1, 1), count=60, samples=8)
+    other = mixture_weights(log_p.numpy(), log_q.numpy())
+    assert not other["equal_as_good"] and "better than equal ones" in other["sentence"]
+    assert other["gain_low"] > 0 and other["weights_se"] == [None, None]

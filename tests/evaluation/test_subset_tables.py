@@ -54,6 +54,10 @@ def test_best_and_greedy_are_marked():
     for size, same in table.groupby("size"):
         best = same[same["best_of_size"]]
         assert len(best) == 1 and best["miselbo"].iloc[0] == same["miselbo"].max()
+        assert best["to_best"].isna().all()
+        others = same[~same["best_of_size"]]
+        lead = best["miselbo"].iloc[0] - others["miselbo"]
+        assert np.allclose(-others["to_best"], lead) and (others["to_best_low"] < others["to_best"]).all()
         assert same["greedy"].dropna().tolist() == [size]
     path = table.dropna(subset=["greedy"]).sort_values("greedy")["members"].map(chosen).map(set).tolist()
     value = {

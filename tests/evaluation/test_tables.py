@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
+from miselbo.bounds.diagnostics import paired
 from miselbo.bounds.running import RunningBounds
 from miselbo.evaluation import tables
 from miselbo.runtime import files
 
 N, S, GRID = 7, 3, (1, 2, 4)
+TO_BEST = ("iwelbo_to_best", "iwelbo_to_best_se", "iwelbo_to_best_low", "iwelbo_to_best_high")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,12 @@ def test_member_table(values):
     at_one = table[table["L"] == 1]
     assert at_one["iwelbo"].tolist() == pytest.approx(at_one["elbo"].tolist())
     assert np.allclose(at_one["ess"], 1)
+    at_two = table[table["L"] == 2].set_index("member")
+    best = at_two["iwelbo"].idxmax()
+    for s in range(1, S + 1):
+        differences = values["member_iwelbo"][:, s - 1, 1] - values["member_iwelbo"][:, best - 1, 1]
+        expected = paired("iwelbo_to_best", differences) if s != best else dict.fromkeys(TO_BEST, math.nan)
+        assert at_two.loc[s, list(TO_BEST)].tolist() == pytest.approx(list(expected.values()), nan_ok=True)
 
 
 def test_example_table_and_headline_agree(values):
