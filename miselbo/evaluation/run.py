@@ -237,7 +237,7 @@ def until_precise(
         step = replace(step, earlier=tuple(keys), keep_draws=more)  # noqa: PLW2901
         values = score(step)
         seconds = seconds + values["seconds"]
-        error = float(np.sqrt(values["miselbo_var"][:, -1, -1].sum()) / len(values["index"]))
+        error = tables.columns(values, "miselbo", (-1, -1))["miselbo_se_mc"]
         if isinstance(goal, str):
             wanted = float(standard_error(torch.from_numpy(values["miselbo"][:, -1, -1]))) / multilevel.AUTO
         else:

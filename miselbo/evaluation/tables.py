@@ -7,19 +7,32 @@ import numpy as np
 import pandas as pd
 import torch
 
-from miselbo.bounds.diagnostics import error_trusted, monte_carlo_error, paired, standard_error
+from miselbo.bounds.diagnostics import (
+    error_trusted,
+    few_examples,
+    monte_carlo_error,
+    paired,
+    standard_error,
+)
 from miselbo.evaluation.trust import cell_trust, heavy_share
 
+PLAIN = ("average_elbo", "jsd", "member_elbo")  # means over the draws, with no logarithm outside
 BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
 
 
 def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> dict[str, float]:
-    """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values."""
+    """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values.
+
+    The Monte Carlo error of log-means minds that few examples' variances are estimates
+    (:func:`miselbo.bounds.diagnostics.few_examples`).
+    """
     at: Any = (slice(None), *cell)
     chosen = torch.from_numpy(values[name][at])
     row = {name: float(chosen.mean()), f"{name}_se": float(standard_error(chosen))}
     if f"{name}_var" in values:
-        row[f"{name}_se_mc"] = float(monte_carlo_error(torch.from_numpy(values[f"{name}_var"][at])))
+        variances = torch.from_numpy(values[f"{name}_var"][at])
+        factor = 1.0 if name in PLAIN else few_examples(variances)
+        row[f"{name}_se_mc"] = factor * float(monte_carlo_error(variances))
     return row
 
 

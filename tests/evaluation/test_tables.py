@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from miselbo.bounds.diagnostics import paired
@@ -36,9 +37,11 @@ def test_bounds_table_has_every_cell_once(values):
         cell = values[name][:, 1, 2]
         assert row[name] == pytest.approx(cell.mean(), rel=1e-12)
         assert row[f"{name}_se"] == pytest.approx(cell.std(ddof=1) / math.sqrt(N), rel=1e-12)
-    assert row["miselbo_se_mc"] == pytest.approx(
-        math.sqrt(values["miselbo_var"][:, 1, 2].sum()) / N, rel=1e-12
-    )
+    for name in ("miselbo", "jsd"):
+        variances = values[f"{name}_var"][:, 1, 2]
+        freedom = max(2 * variances.sum() ** 2 / (N * variances.var(ddof=1)), N - 1)
+        student = scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975) if name == "miselbo" else 1
+        assert row[f"{name}_se_mc"] == pytest.approx(student * math.sqrt(variances.sum()) / N, rel=1e-12)
     assert (table["num_data"] == N).all()
     assert row["seconds"] == pytest.approx(12 * 8 / 12)
     assert table["seconds"].iloc[-1] == 12
