@@ -14,7 +14,7 @@ import torch
 
 import miselbo
 from miselbo.bounds.certificate import lower_limit
-from miselbo.evaluation import subset_tables, tables, trust, worth
+from miselbo.evaluation import replicates, subset_tables, tables, trust, worth
 from miselbo.evaluation.settings import Settings
 from miselbo.runtime import files
 from miselbo.runtime.commit import source_commit
@@ -69,6 +69,8 @@ def write_results(
     extra = worth.summary(equal_cost, words or {})
     extra |= subset_tables.write(values, settings.num_samples, results)
     extra["certificate"] = certified(values, settings.confidence, looks)
+    if "replicates" in protocol and (together := replicates.log_of_mean(values)) is not None:
+        extra["log_of_mean"] = together
     cost = [*stages, {"stage": "evaluate", "seconds": seconds, "decoder_passes": passes}]
     about = About(protocol, cost, num_dims, words, sections, cautions)
     return write_frames(frames, settings, results, about, extra)
@@ -205,8 +207,7 @@ def headline_text(summary: dict[str, Any]) -> str:
         lines.append(headline_row(name, row, name, dims))
         if name == "average_iwelbo":
             lines += [headline_row(f"  iwelbo q{each['member']}", each, "iwelbo", dims) for each in members]
-    if "certificate" in summary:
-        lines += ["", summary["certificate"]["sentence"]]
+    lines += ["", *(summary[key]["sentence"] for key in ("log_of_mean", "certificate") if key in summary)]
     above = [summary["sandwich"]["sentence"]] if summary.get("sandwich") else []
     lines += ["", *summary["trust"]["sentences"], *above, *protocol.get("notes", [])]
     return reword("\n".join(lines), summary.get("words", {}))

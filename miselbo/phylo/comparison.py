@@ -23,7 +23,13 @@ from miselbo.phylo.distances import (
     largest_split_difference,
     total_variation,
 )
-from miselbo.phylo.summaries import consensus, consensus_newick, read_posterior, split_probabilities
+from miselbo.phylo.summaries import (
+    consensus,
+    consensus_newick,
+    log_marginal,
+    read_posterior,
+    split_probabilities,
+)
 from miselbo.phylo.text.newick import Topology
 from miselbo.runtime.files import atomic, write_json, write_text
 
@@ -85,7 +91,7 @@ def compare(
         members.append({"member": s + 1, **elbo, **found})
     of_mixture = together.log_q.logsumexp(-1) - math.log(size)
     at_reference = reference and (reference[0], reference[1].logsumexp(-1) - math.log(size))
-    mixture = distances(together, together.log_p - of_mixture, masks, at_reference)
+    mixture = distances(together, together.log_p - of_mixture, masks, at_reference, size)
     raw = [one.pop("frequencies")[0] for one in members]
     q, weighted = mixture.pop("frequencies")
     between = (
@@ -117,6 +123,7 @@ def distances(
     log_weight: Tensor,
     masks: Sequence[int],
     reference: tuple[Mapping[Topology, float], Tensor] | None,
+    size: int = 1,
 ) -> dict[str, Any]:
     """Of one distribution over trees: the log marginal likelihood it gives, and how far it is from a posterior.
 
@@ -125,9 +132,11 @@ def distances(
         log_weight: [N] log p / q.
         masks: of the support's splits.
         reference: the posterior, and log q [T] of its topologies.
+        size: members that drew the trees, one after another.
 
     Returns:
-        ``log_marginal``, ``log_marginal_se`` (delta method), ``ess``; ``frequencies`` of the splits, raw and weighted;
+        ``log_marginal``, ``log_marginal_se``, ``log_marginal_k``
+        (:func:`miselbo.phylo.summaries.log_marginal`), ``ess``; ``frequencies`` of the splits, raw and weighted;
         with a reference ``kl`` = KL(posterior given the support || q), nats, and ``mass_outside`` of the posterior
         where q is 0 (both exact over its topologies), ``tv`` (exact), ``q_outside`` = share of q on topologies that the
         posterior lacks (exact), ``asdsf`` and ``largest_split_difference`` to it, and of the weighted trees
@@ -147,8 +156,7 @@ def distances(
     raw_splits = split_probabilities(by_topology(torch.full_like(share, 1 / count)))
     weighted_splits = split_probabilities(weighted)
     result: dict[str, Any] = {
-        "log_marginal": log_weight.logsumexp(0).item() - math.log(count),
-        "log_marginal_se": math.sqrt(max(1 / ess - 1 / count, 0.0)),
+        **log_marginal(log_weight, size),
         "ess": ess,
         "frequencies": (raw_splits, weighted_splits),
     }

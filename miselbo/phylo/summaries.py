@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from miselbo.bounds.diagnostics import k_threshold, pareto_k
+from miselbo.bounds.jackknife import joint_jackknife
 from miselbo.phylo.output.draws import Draws
 from miselbo.phylo.output.splits import summarise_splits
 from miselbo.phylo.text.newick import Topology
@@ -37,8 +40,9 @@ def summarise(
     Returns:
         ``splits``: rows of split (mask), q, weighted, posterior, the Monte Carlo errors ``q_se`` and ``weighted_se``,
         and ``length_mean``, ``length_low``, ``length_high`` (95%) of the posterior sample; ``log_marginal``,
-        ``log_marginal_se`` (delta method) and ``ess`` of S N draws; with a posterior ``kl`` = KL(posterior given the
-        support || q_mix) over topologies, nats, and ``mass_outside`` of the posterior where q_mix is 0.
+        ``log_marginal_se`` (jackknife), ``log_marginal_k`` (Pareto k-hat) and ``ess`` of S N draws; with a posterior
+        ``kl`` = KL(posterior given the support || q_mix) over topologies, nats, and ``mass_outside`` of the posterior
+        where q_mix is 0.
     """
     num_taxa, count = len(draws.names), len(draws)
     plain = summarise_splits(draws, np.full(count, 1 / count))
@@ -63,13 +67,40 @@ def summarise(
         rows.append(row)
     result: dict[str, Any] = {
         "splits": sorted(rows, key=lambda row: (-row["q"], row["split"])),
-        "log_marginal": draws.log_marginal,
-        "log_marginal_se": math.sqrt(max(1 / draws.ess - 1 / count, 0.0)),
+        **log_marginal(torch.from_numpy(draws.log_weight), len(ensemble.members)),
         "ess": draws.ess,
         "draws": count,
         "sample": draws.remark,
     }
     return result | (kl_to(posterior, ensemble) if posterior else {})
+
+
+def log_marginal(log_weight: Tensor, size: int) -> dict[str, float | None]:
+    """The log marginal likelihood by importance sampling with the mixture of the members.
+
+    Args:
+        log_weight: [S N] log p - log q_mix, one member after another.
+        size: S.
+
+    Returns:
+        ``log_marginal``, its jackknife error ``log_marginal_se`` (members are strata; None where unknown),
+        ``log_marginal_k``, Pareto k-hat of the weights (None below 25 draws), and ``log_marginal_se_trusted``: False
+        where the error is unknown or, by k-hat, too small.
+
+    Example:
+        >>> found = log_marginal(torch.zeros(8), 2)
+        >>> found["log_marginal_se"], found["log_marginal_k"], found["log_marginal_se_trusted"]
+        (0.0, None, True)
+    """
+    weights = log_weight.double()
+    value, variance, _ = joint_jackknife(weights.view(size, -1))
+    error, k = float(variance.sqrt()), float(pareto_k(weights))
+    return {
+        "log_marginal": float(value),
+        "log_marginal_se": error if math.isfinite(error) else None,
+        "log_marginal_k": k if math.isfinite(k) else None,
+        "log_marginal_se_trusted": math.isfinite(error) and not k > k_threshold(len(weights)),
+    }
 
 
 @torch.no_grad()

@@ -43,8 +43,9 @@ def protocol_line(run: RunFolder) -> str:
 
 def glance(run: RunFolder) -> str:
     """The result in a few sentences: is the ensemble worth it, its bounds, what is certified."""
-    first, last = ((run.summary.get(key) or {}).get("sentence") for key in ("worth", "certificate"))
-    return " ".join(filter(None, [first, _bounds(run), last]))
+    said = ((run.summary.get(key) or {}).get("sentence") for key in ("worth", "log_of_mean", "certificate"))
+    first, *others = said
+    return " ".join(filter(None, [first, _bounds(run), *others]))
 
 
 def _bounds(run: RunFolder) -> str:

@@ -18,12 +18,18 @@ NEEDED = {"log_marginal", "log_marginal_se", "draws", "ess", "names", "consensus
 
 def text(found: dict[str, Any]) -> list[str]:
     """Sentences on the log marginal likelihood and the distance to the posterior."""
-    value, error = found["log_marginal"], found["log_marginal_se"]
+    value, error, k = found["log_marginal"], found["log_marginal_se"], found.get("log_marginal_k")
+    spread = "its error is not known"
+    if error is not None:
+        spread = f"95% interval {value - 1.96 * error:.2f} to {value + 1.96 * error:.2f}"
+    tail = ""
+    if k is not None:
+        narrow = "" if found.get("log_marginal_se_trusted", True) else ", so the interval is too narrow"
+        tail = f", Pareto k-hat {k:.2f}{narrow}"
     lines = [
-        f"Log marginal likelihood: {value:.2f} nats, 95% interval {value - 1.96 * error:.2f} to "
-        f"{value + 1.96 * error:.2f} by importance sampling with the mixture of all members "
-        f"({found['draws']} draws, effective sample size {found['ess']:.0f}; with few effective draws the interval is "
-        "too narrow and the value too low)."
+        f"Log marginal likelihood: {value:.2f} nats, {spread} by importance sampling with the mixture of all members "
+        f"({found['draws']} draws, effective sample size {found['ess']:.0f}{tail}; with few effective draws the value "
+        "is too low)."
     ]
     if "kl" in found:
         lines.append(
