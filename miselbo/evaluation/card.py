@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from miselbo.bounds.certificate import lower_limit
-from miselbo.bounds.diagnostics import monte_carlo_error, standard_error
-from miselbo.evaluation.tables import BOUNDS
+from miselbo.bounds.diagnostics import standard_error
+from miselbo.evaluation.tables import BOUNDS, error_of_mean
 from miselbo.runtime.files import write_json
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def values(examples: pd.DataFrame, confidence: float, looks: int = 1) -> dict[st
         column = torch.from_numpy(np.array(examples[name], dtype=float))
         variances = torch.from_numpy(np.square(np.array(examples[f"{name}_se_mc"], dtype=float)))
         found |= {name: float(column.mean()), f"{name}_se": float(standard_error(column))}
-        found[f"{name}_se_mc"] = float(monte_carlo_error(variances))
+        found[f"{name}_se_mc"] = error_of_mean(name, variances)
     k = np.array(examples["pareto_k"], dtype=float)
     known = k[~np.isnan(k)]
     joint = torch.from_numpy(np.array(examples["joint_bound"], dtype=float))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from miselbo.bounds.diagnostics import (
     error_trusted,
@@ -21,19 +22,21 @@ BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "
 
 
 def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> dict[str, float]:
-    """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values.
-
-    The Monte Carlo error of log-means minds that few examples' variances are estimates
-    (:func:`miselbo.bounds.diagnostics.few_examples`).
-    """
+    """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values."""
     at: Any = (slice(None), *cell)
     chosen = torch.from_numpy(values[name][at])
     row = {name: float(chosen.mean()), f"{name}_se": float(standard_error(chosen))}
     if f"{name}_var" in values:
-        variances = torch.from_numpy(values[f"{name}_var"][at])
-        factor = 1.0 if name in PLAIN else few_examples(variances)
-        row[f"{name}_se_mc"] = factor * float(monte_carlo_error(variances))
+        row[f"{name}_se_mc"] = error_of_mean(name, torch.from_numpy(values[f"{name}_var"][at]))
     return row
+
+
+def error_of_mean(name: str, variances: Tensor) -> float:
+    """Monte Carlo error of the mean of a quantity from the examples' variances [N].
+
+    That of log-means minds that few examples' variances are estimates: :func:`miselbo.bounds.diagnostics.few_examples`.
+    """
+    return float(monte_carlo_error(variances)) * (1.0 if name in PLAIN else few_examples(variances))
 
 
 def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: float) -> pd.DataFrame:
