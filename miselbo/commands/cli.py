@@ -21,6 +21,7 @@ from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
 from miselbo.runs.plan import trainer_arguments
 from miselbo.runs.schema import SCHEMA
+from miselbo.runs.together import assemble
 from miselbo.runtime import faults, processes, stopping
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
@@ -96,6 +97,14 @@ def start() -> None:
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
         sweeps.conclude(Path(str(values["sweep_dir"])))
+    elif values.get("members"):
+        if sweep or values.get("task") != "evaluate" or not values.get("run_dir"):
+            raise InputError(
+                "members= puts members of several runs together: it needs task=evaluate and run_dir=<a new folder>"
+            )
+        listed = values["members"] if isinstance(values["members"], list) else [values["members"]]
+        rest = [word for word in plain if not word.startswith(("members=", "run_dir="))]
+        execute(assemble(listed, Path(str(values["run_dir"])).expanduser(), rest, trust))
     elif alone(values) or values.get("task") in FROM_FOLDER and not values.get("importer"):
         if sweep:
             raise InputError(f"task={values['task']} takes one run folder at a time, without --multirun")

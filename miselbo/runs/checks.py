@@ -22,6 +22,10 @@ def check_values(cfg: DictConfig) -> None:
     check_optimized(cfg.optimized_metric)
     check_joint(cfg.ensemble)
     check_member(cfg)
+    if cfg.members is not None and cfg.task in ("run", "fit_member", "cost"):
+        raise InputError(
+            "members= puts trained members together: it needs task=evaluate and a run_dir= of its own"
+        )
 
 
 def check_optimized(name: str) -> None:

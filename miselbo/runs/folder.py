@@ -35,6 +35,7 @@ FREE = (
 )  # fmt: skip
 # keys that run folders of older versions lack, and what they stood for there
 ADDED = {
+    "members": None,
     "dataset.likelihood": "bernoulli", "dataset.num_bits": 8, "model.target.num_mixtures": 10,
     "model.approximation.num_flows": 0, "model.objective.regulariser_initial": None,
     "trainer.sync_batchnorm": False, "ensemble.objective": "independent", "ensemble.estimator": "all_to_all",

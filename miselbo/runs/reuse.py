@@ -4,6 +4,7 @@ A member depends on its number and the settings alone, so a run of S = 5 beside 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -109,16 +110,22 @@ def copy(source: Path, members: list[int], folder: Path) -> None:
         if not here.exists():
             with atomic(here) as temporary:
                 temporary.write_bytes(there.read_bytes())
+    copy_curves(source, {s: s for s in members}, folder)
+    for s in members:
+        checkpoints.resume_path(folder, s).unlink(missing_ok=True)
+    print(f"taken from {source}, where they were trained: {', '.join(f'q{s}' for s in members)}")
+
+
+def copy_curves(source: Path, numbers: Mapping[int, int], folder: Path) -> None:
+    """Curves of members of another run into this one's ``metrics.csv``; ``numbers``: here by those there."""
     from miselbo.runs.tidy import TidyMetrics  # these import Lightning
     from miselbo.runs.wandb import tidy_rows
 
     rows = tidy_rows(source / "metrics.csv")
-    for s in members:
-        logger, steps = TidyMetrics(folder / "metrics.csv", s), dict[int, dict[str, float]]()
+    for there, here in numbers.items():
+        logger, steps = TidyMetrics(folder / "metrics.csv", here), dict[int, dict[str, float]]()
         for (member, step, name), value in rows.items():
-            if member == s:
+            if member == there:
                 steps.setdefault(step, {})[name] = value
         for step, values in sorted(steps.items()):
             logger.log_metrics(values, step)
-        checkpoints.resume_path(folder, s).unlink(missing_ok=True)
-    print(f"taken from {source}, where they were trained: {', '.join(f'q{s}' for s in members)}")

@@ -58,7 +58,7 @@ SCHEMA: dict[str, Rule] = {
     "seed": SEED, "run_dir": text(), "sweep_dir": maybe(text()), "report": FLAG, "json": FLAG, "sandwich": FLAG,
     "optimized_metric": text(),  # see checks.check_optimized
     "from_run": Rule("be auto, a run folder or null", maybe(text()).fits),
-    "runs": maybe(many(text())), "allow": maybe(many(text())),
+    "runs": maybe(many(text())), "members": maybe(many(text())), "allow": maybe(many(text())),
     "num_threads": maybe(whole(1, 4096)),
     # evaluation
     "evaluation.split": Rule(SPLIT.words, SPLIT.fits), "evaluation.num_samples": COUNT,
