@@ -102,7 +102,7 @@ def start() -> None:
             raise InputError(
                 "members= puts members of several runs together: it needs task=evaluate and run_dir=<a new folder>"
             )
-        listed = values["members"] if isinstance(values["members"], list) else [values["members"]]
+        listed = compare.listed(values, "members")
         rest = [word for word in plain if not word.startswith(("members=", "run_dir="))]
         execute(assemble(listed, Path(str(values["run_dir"])).expanduser(), rest, trust))
     elif alone(values) or values.get("task") in FROM_FOLDER and not values.get("importer"):
