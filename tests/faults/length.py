@@ -1,12 +1,14 @@
 """The faults at length: ``make faults``. Prints one line per kind; exit status 1 when one of them failed.
 
-Kills come at moments drawn evenly over the time that the whole run took; every killed run goes on with the same command
-and is compared with the whole one, byte for byte (tables but for their seconds).
+Kills come at moments drawn evenly over the time that the whole run took (earlier ones where a run had ended before);
+every killed run goes on with the same command and is compared with the whole one, byte for byte (tables but for their
+seconds).
 """
 
 import argparse
 import itertools
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -24,7 +26,9 @@ def kills(place: Path, whole: Path, seconds: float, count: int, group: bool, dra
         folder = place / f"{'all' if group else 'main'}{number}"
         workers = f"ensemble.workers={1 + number % 2}"
         moment = draw.uniform(0, seconds)
-        killing.killed(folder, moment, group, *killing.SMALL, workers)
+        while not killing.killed(folder, moment, group, *killing.SMALL, workers):
+            shutil.rmtree(folder)
+            moment = draw.uniform(0, moment)
         try:
             killing.finish(folder, *killing.SMALL, workers)
             found = killing.differences(folder, whole, 3)
@@ -33,6 +37,8 @@ def kills(place: Path, whole: Path, seconds: float, count: int, group: bool, dra
         if found:
             print(f"  killed after {moment:.2f} s, {workers}: {found}", flush=True)
         same += not found
+        print(f"  {same} of {number + 1}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return same
 
 
@@ -51,13 +57,6 @@ def main() -> None:
         killing.finish(whole, *killing.SMALL)
         seconds = time.monotonic() - began
         print(f"the whole run: {seconds:.1f} s", flush=True)
-        for what, count, group in (
-            ("all processes", given.groups, True),
-            ("main process", given.mains, False),
-        ):
-            same = kills(place, whole, seconds, count, group, draw)
-            passed &= same == count
-            print(f"kill -9 of the {what}: {same} of {count} went on to the same bytes", flush=True)
         pairs = list(itertools.product(("run", "evaluate", "report"), repeat=2))
         right = 0
         for first, second in pairs:
@@ -74,6 +73,13 @@ def main() -> None:
             f"two commands at once: {right} of {len(pairs)} pairs refused by a sentence or both right",
             flush=True,
         )
+        for what, count, group in (
+            ("all processes", given.groups, True),
+            ("main process", given.mains, False),
+        ):
+            same = kills(place, whole, seconds, count, group, draw)
+            passed &= same == count
+            print(f"kill -9 of the {what}: {same} of {count} went on to the same bytes", flush=True)
     sys.exit(0 if passed else 1)
 
 
