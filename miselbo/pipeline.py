@@ -25,7 +25,7 @@ from miselbo.runs import checkpoints, checks, curves, early
 from miselbo.runs import restore as restoring
 from miselbo.runs.building import build, build_ensemble
 from miselbo.runs.folder import check_folder, claim_folder, config_path, refuse_links
-from miselbo.runs.plan import TrainingPlan, is_able, trainer_arguments, training_plan
+from miselbo.runs.plan import TrainingPlan, check_objective, is_able, trainer_arguments, training_plan
 from miselbo.runs.reuse import copy, reusable
 from miselbo.runtime import locks, machine, stopping
 from miselbo.runtime.files import forget_temporaries, write_json
@@ -141,6 +141,7 @@ def training_of(cfg: DictConfig, folder: Path, data: Any) -> Callable[..., Ensem
     """The family's fit function, once the run folder is this configuration's and its trainer can be built."""
     check_folder(cfg, folder)
     family, plan = build(cfg.model.fit), training_plan(cfg)
+    check_objective(family, plan.objective)
     member_jobs.check_apart(plan, family, cfg.task == "fit_member")
     if is_able(family, "ranks"):
         early.check_trainer(plan.trainer)

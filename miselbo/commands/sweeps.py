@@ -300,7 +300,7 @@ def conclude(sweep: Path, rebuild: bool = True) -> bool:
         rebuild: false leaves tables alone that are newer than everything they are made from.
 
     Raises:
-        InputError: the folder is not one of a sweep.
+        InputError: the folder is not one of a sweep, or another command is writing its tables.
     """
     jobs = read_jobs(sweep)
     if not rebuild and up_to_date(sweep):
@@ -308,7 +308,8 @@ def conclude(sweep: Path, rebuild: bool = True) -> bool:
     else:
         from miselbo.report.sweep import write  # pandas and matplotlib are slow to import
 
-        print(write(sweep, jobs))
+        with locks.hold(sweep, locks.WHOLE, "having its tables written"):
+            print(write(sweep, jobs))
     return all(job["status"] == "finished" for job in jobs)
 
 

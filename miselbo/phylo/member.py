@@ -190,10 +190,13 @@ class Training:
             "bounds": list(self.bounds),
             "checks": list(self.checks),
             "curve": self.recorder.kept(),
+            "seed": self.seed,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Go on from a :meth:`state`; a ValueError where it is of another member or run."""
+        if state.get("seed", self.seed) != self.seed:
+            raise ValueError("of another member, or of a run with another seed")
         self.member.load_state_dict(state["member"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor
 
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
@@ -23,8 +24,10 @@ from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.fit import fit_each
 
+RESUME = {"member": dict, "optimiser": dict, "generator": Tensor, "counts": dict}
 
-@able(apart=True)
+
+@able(Objective, apart=True)
 def fit_members(
     target: TrainableTarget,
     members: Sequence[TrainableMember],
@@ -60,7 +63,8 @@ def fit_member(
             return
         training = Training(target, member, settings, plan.epochs, derive(plan.seed, s))
         if resume.exists():
-            training.load_state(checkpoints.load_file(resume))
+            with checkpoints.resuming(resume, RESUME) as state:
+                training.load_state(state)
         run_epochs(plan, training, s, [*loggers(s), training.recorder], resume)
         info = {
             "stage": f"train q{s}",

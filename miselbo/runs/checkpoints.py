@@ -6,7 +6,8 @@ target it was trained against; a member of another target is refused.
 
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,39 @@ def load_file(path: Path, in_memory: bool = True) -> Any:
         ) from None
 
 
+@contextmanager
+def resuming(path: Path, kinds: Mapping[str, type]) -> Iterator[dict[str, Any]]:
+    """The content of a resume point; what goes wrong while it is taken up is said of the file.
+
+    Args:
+        path: of the file.
+        kinds: type of every entry that it must have.
+
+    Raises:
+        InputError: it cannot be read, lacks an entry, or what was done with it failed.
+    """
+    content = load_file(path)
+    try:
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds {type(content).__name__}")
+        for name, kind in kinds.items():
+            if not isinstance(content.get(name), kind):
+                raise TypeError(f"it has no {name}, or not of the right kind")
+        yield content
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} is no resume point of this training ({reason}): remove it, and the same command trains anew"
+        ) from None
+
+
+def check_shapes(found: Sequence[Any], wanted: Sequence[torch.Tensor]) -> None:
+    """ValueError where a resume point holds other tensors than the model has."""
+    forms = [[_form(value) for value in values] for values in (found, wanted)]
+    if forms[0] != forms[1]:
+        raise ValueError(f"of another model: {len(found)} tensors do not fit the model's {len(wanted)}")
+
+
 def load_state(module: Stateful, content: dict[str, Any], path: Path) -> None:
     """Load tensors into a module; InputError with the names that do not fit."""
     have, want = _forms(content["state"]), _forms(module.state_dict())
@@ -118,12 +152,13 @@ def load_state(module: Stateful, content: dict[str, Any], path: Path) -> None:
 
 def _forms(state: Mapping[str, Any]) -> dict[str, str]:
     """Shape, and type of number where it is not float32, of each tensor."""
-    return {
-        name: f"{tuple(value.shape)}{'' if value.dtype == torch.float32 else f' {value.dtype}'}"
-        if isinstance(value, torch.Tensor)
-        else type(value).__name__
-        for name, value in state.items()
-    }
+    return {name: _form(value) for name, value in state.items()}
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)}{'' if value.dtype == torch.float32 else f' {value.dtype}'}"
 
 
 def load_target(folder: Path, target: Stateful) -> str:

@@ -1,14 +1,16 @@
 """How members are trained: the one place where a run's configuration becomes the values that training takes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from miselbo.errors import InputError
+from miselbo.errors import InputError, nearest
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.stored import read_stored
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers.logger import Logger
@@ -142,14 +144,15 @@ class Rebuilt:
     folder: str
 
 
-def rebuild(recipe: str, data: Any = None) -> Rebuilt:
+def rebuild(recipe: str | Path, data: Any = None) -> Rebuilt:
     """TrainableTarget, members, data and plan of a run, from the text of its configuration.
 
     Args:
-        recipe: YAML.
+        recipe: YAML of this command's own configuration; or the file where a command stored it, read as values alone.
         data: what is there of them already; None reads them, and fetches them where that is needed.
     """
-    cfg: Any = OmegaConf.create(recipe)
+    # what a stored one builds was checked by the command that started this one
+    cfg: Any = read_stored(recipe, None) if isinstance(recipe, Path) else OmegaConf.create(recipe)
     if data is None:
         data = build(cfg.dataset)
         data.prepare_data()
@@ -158,14 +161,50 @@ def rebuild(recipe: str, data: Any = None) -> Rebuilt:
     return Rebuilt(build(cfg.model.fit), target, members, data, training_plan(cfg), cfg.run_dir)
 
 
-def able(**abilities: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a fit function with what it can do: ``apart``, ``ranks``, ``joint`` (see :func:`is_able`)."""
+def able(
+    objective: type | None = None, **abilities: bool
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a fit function with what it can do: ``apart``, ``ranks``, ``joint`` (see :func:`is_able`).
+
+    Args:
+        objective: dataclass of the hyper-parameters that ``model.objective`` may hold for it.
+        **abilities: what it can do.
+    """
 
     def mark(fit: Callable[..., Any]) -> Callable[..., Any]:
-        fit.__dict__.update(abilities)
+        fit.__dict__.update(abilities, objective=objective)
         return fit
 
     return mark
+
+
+def check_objective(fit: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse hyper-parameters that a fit function does not know, or whose own checks they do not pass.
+
+    Args:
+        fit: as in ``model.fit``; one without a known objective takes anything.
+        given: ``model.objective``.
+
+    Raises:
+        InputError: naming the key.
+
+    Example:
+        >>> from miselbo.training.fit import fit_members
+        >>> check_objective(fit_members, {"learning_rat": 0.1})
+        Traceback (most recent call last):
+        ...
+        miselbo.errors.InputError: unknown model.objective.learning_rat; did you mean 'learning_rate'? known are ...
+    """
+    kind: Any = getattr(getattr(fit, "func", fit), "objective", None)
+    if kind is None:
+        return
+    known = [each.name for each in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"unknown model.objective.{name}; {nearest(name, known)}known are {', '.join(known)}"
+            )
+    kind(**given)
 
 
 def is_able(fit: Callable[..., Any], ability: str) -> bool:

@@ -104,6 +104,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
                 step = loop._batches_that_stepped - 1
                 pending = curve_rows({**metrics, "epoch": trainer.current_epoch}, step)
         checkpoint["curve"] = self.recorder.kept(pending)
+        checkpoint["seed"] = getattr(pl_module, "seed", None)
         if self._inside_epoch:
             results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
             checkpoint["epoch_sums"] = {

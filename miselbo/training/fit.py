@@ -26,7 +26,7 @@ FitMember = Callable[
 ]
 
 
-@able(apart=True, ranks=True, joint=True)
+@able(Objective, apart=True, ranks=True, joint=True)
 def fit_members(
     target: TrainableTarget,
     members: Sequence[TrainableMember],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from miselbo.ensemble import Ensemble
-from miselbo.errors import TrainingDivergedError
+from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.models.nvae.convs import shared_kernels
 from miselbo.protocols import Frozen, latent_noise
 from miselbo.training import objective
@@ -34,6 +34,9 @@ class Objective:
         regulariser: lambda of the spectral and batch-norm regularisers; 0 turns them off.
         regulariser_initial: lambda at KL weight 0, from where it goes to ``regulariser``; None: constant.
         max_skipped_steps: non-finite steps in a row after which training stops.
+
+    Raises:
+        InputError: the schedule's end is above its peak.
     """
 
     learning_rate: float = 1e-2
@@ -46,6 +49,13 @@ class Objective:
     regulariser: float = 1e-2
     regulariser_initial: float | None = None
     max_skipped_steps: int = 20
+
+    def __post_init__(self) -> None:
+        if self.learning_rate_min > self.learning_rate:
+            raise InputError(
+                f"model.objective.learning_rate_min={self.learning_rate_min:g} is above "
+                f"model.objective.learning_rate={self.learning_rate:g}, from which the rate falls to it"
+            )
 
 
 class MemberTraining(SplitsBatches):

@@ -12,11 +12,15 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from miselbo.errors import Stopped
+from miselbo.runs import checkpoints
 from miselbo.runs.building import build
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime import stopping
 from miselbo.training.parallel import collectives, ranks
 from miselbo.training.parallel.norms import synchronised
+
+RESUME = {"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "counts": list,
+          "epoch": int, "global_step": int}  # fmt: skip
 
 
 class Loaders(pl.LightningDataModule):
@@ -102,6 +106,8 @@ def run_trainer(
         )
         if collectives.size() > 1:  # its handler of SIGTERM sends a message that nobody expects, and all hang
             trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        if resume.exists():
+            check_resume(resume, module)
         try:
             with stopping.holding():
                 trainer.fit(
@@ -119,6 +125,24 @@ def run_trainer(
             raise
     if wide:
         module.float()  # as every member is kept; exact for what was frozen
+
+
+def check_resume(path: Path, module: pl.LightningModule) -> None:
+    """Refuse a resume point that is not one of this training, before Lightning takes it apart.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    with checkpoints.resuming(path, RESUME) as found:
+        if found.get("seed", seed := getattr(module, "seed", None)) != seed:
+            raise ValueError("of another member, or of a run with another seed")
+        have, want = found["state_dict"], module.state_dict()
+        if have.keys() != want.keys():
+            raise ValueError(f"of another model: {sorted(have.keys() ^ want.keys())[:3]}")
+        checkpoints.check_shapes(list(have.values()), [want[name] for name in have])
+        for state in found["optimizer_states"]:
+            if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
+                raise ValueError("its optimiser is damaged")
 
 
 @contextlib.contextmanager

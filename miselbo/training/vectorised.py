@@ -25,6 +25,8 @@ from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
 from miselbo.training.stack import Stack, signature
 
+RESUME = {"counts": list, "numbers": list, "total": int, "parameters": list, "optimiser": dict}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -54,7 +56,7 @@ class Objective:
                 raise InputError(f"model.objective.{name} must be positive, got {getattr(self, name)!r}")
 
 
-@able(joint=True)
+@able(Objective, joint=True)
 def fit_together(
     target: TrainableTarget,
     members: Sequence[TrainableMember],
@@ -266,16 +268,17 @@ class Training:
     def _load(self, path: Path) -> None:
         if not path.exists() or self.optimiser is None:
             return
-        state = checkpoints.load_file(path)
-        if state.get("numbers") != self.numbers or state.get("total") != self.total:
-            return  # of another set of members: a member's training does not depend on it, so it starts anew
-        self.step, self.passes, self.seconds = state["counts"]
-        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
-            parameter.copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
-        kept = state.get("curves", {})
-        for s, recorder in self.recorders.items():
-            recorder.restore(kept.get(s))
+        with checkpoints.resuming(path, RESUME) as state:
+            if state["numbers"] != self.numbers or state["total"] != self.total:
+                return  # of another set of members: a member's training does not depend on it, so it starts anew
+            self.step, self.passes, self.seconds = state["counts"]
+            checkpoints.check_shapes(state["parameters"], self.parameters)
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+            self.optimiser.load_state_dict(state["optimiser"])
+            kept = state.get("curves", {})
+            for s, recorder in self.recorders.items():
+                recorder.restore(kept.get(s))
 
 
 def make_stacks(members: Sequence[Any]) -> tuple[list[Stack], list[int]]:

@@ -17,6 +17,7 @@ from miselbo.commands import sweeps
 from miselbo.errors import InputError
 from miselbo.report import sweep as report
 from miselbo.runs import config
+from miselbo.runtime import locks
 
 SMALL = [
     "model=gaussian", "dataset=u2", "model.objective.steps_per_epoch=2", "trainer.max_epochs=2", "dataset.replicates=4",
@@ -137,6 +138,18 @@ def test_jobs_that_were_killed_or_never_started_are_listed(tmp_path):
     assert not sweeps.conclude(tmp_path)
     jobs = pd.read_csv(tmp_path / "sweep.csv")
     assert list(jobs["status"]) == ["unfinished", "not started"]
+
+
+def test_tables_of_a_sweep_are_written_by_one_command_at_a_time(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"overrides": ["seed=0"], "jobs": [["seed=0"]]}')
+    with (
+        locks.hold(tmp_path, locks.WHOLE, "having its tables written"),
+        pytest.raises(InputError, match="is having its tables written by another process"),
+    ):
+        sweeps.conclude(tmp_path)
+    assert not list(tmp_path.glob("*.csv"))
+    assert not sweeps.conclude(tmp_path)
+    assert (tmp_path / "sweep.csv").is_file()
 
 
 def test_a_folder_that_is_no_sweep(call, tmp_path):

@@ -260,7 +260,18 @@ def test_members_do_not_depend_on_the_ensemble_and_a_killed_run_goes_on(tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(cut)
     monkeypatch.setattr(Training, "epoch", epoch)
-    assert checkpoints.resume_path(tmp_path / "cut", 2).exists()
+    path = checkpoints.resume_path(tmp_path / "cut", 2)
+    kept = torch.load(path, weights_only=True)
+    for spoilt in (
+        kept | {"seed": 1},
+        kept | {"generator": 1},
+        kept | {"member": {"a": kept["generator"]}},
+        7,
+    ):
+        torch.save(spoilt, path)
+        with pytest.raises(InputError, match="q2.resume.ckpt is no resume point of this"):
+            run(cut)
+    torch.save(kept, path)
     run(cut)
     for name in ("q1", "q2"):
         assert same_tensors(state(tmp_path / "whole", name), state(tmp_path / "cut", name))

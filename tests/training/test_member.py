@@ -7,10 +7,11 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision
 from trainings import fit
 
-from miselbo.errors import TrainingDivergedError
+from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.protocols import Frozen, fingerprint
 from miselbo.training.callbacks import ResumePoint
 from miselbo.training.member import MemberTraining, Objective
+from miselbo.training.trainer import check_resume
 
 SETTINGS = Objective(warmup_epochs=0, max_skipped_steps=3)
 
@@ -177,6 +178,39 @@ def test_counts_survive_a_stop(tmp_path):
     module = make(1)
     fit(module, epochs=4, resume=path)
     assert (module.skipped, module.examples_seen) == (1, 80)
+
+
+SPOILT = {
+    "no dictionary": lambda found: [1],
+    "has no loops": lambda found: {name: value for name, value in found.items() if name != "loops"},
+    "has no counts": lambda found: found | {"counts": 3},
+    "of another member": lambda found: found | {"seed": 99},
+    "of another model": lambda found: found | {"state_dict": dict(list(found["state_dict"].items())[1:])},
+    "do not fit": lambda found: (
+        found | {"state_dict": {name: value[..., None] for name, value in found["state_dict"].items()}}
+    ),
+    "optimiser is damaged": lambda found: found | {"optimizer_states": [{}]},
+}
+
+
+def test_a_damaged_resume_point_is_refused_by_name(tmp_path):
+    path = tmp_path / "q.resume.ckpt"
+    with pytest.raises(Stopped):
+        fit(make(1), ResumePoint(path, interval=0), StopAfter(2), epochs=4)
+    whole = torch.load(path, weights_only=True)
+    check_resume(path, make(1))
+    for said, spoil in SPOILT.items():
+        torch.save(spoil(whole), path)
+        words = "it holds list" if said == "no dictionary" else said
+        with pytest.raises(
+            InputError, match=rf"q.resume.ckpt is no resume point of this training \(.*{words}"
+        ):
+            check_resume(path, make(1))
+
+
+def test_a_rate_that_would_rise_is_refused():
+    with pytest.raises(InputError, match="learning_rate_min=0.1 is above model.objective.learning_rate=0.01"):
+        Objective(learning_rate=0.01, learning_rate_min=0.1)
 
 
 def test_regularisers_see_what_is_trained_alone():

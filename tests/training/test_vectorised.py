@@ -96,7 +96,14 @@ def test_going_on_after_a_stop_is_exact(tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "_advance", stops)
     with pytest.raises(KeyboardInterrupt):
         fit(cfg, tmp_path / "cut")
-    assert checkpoints.resume_path(tmp_path / "cut", 1).exists()
+    path = checkpoints.resume_path(tmp_path / "cut", 1)
+    kept = torch.load(path, weights_only=True)
+    wider = [value[..., None] for value in kept["parameters"]]
+    for spoilt in (kept | {"counts": 1}, kept | {"parameters": wider}, kept | {"optimiser": {}}):
+        torch.save(spoilt, path)
+        with pytest.raises(InputError, match="q1.resume.ckpt is no resume point of this training"):
+            fit(cfg, tmp_path / "cut")
+    torch.save(kept, path)
     cut = fit(cfg, tmp_path / "cut")
     assert calls[25] == 20
     for one, other in zip(whole.members, cut.members, strict=True):

@@ -245,7 +245,7 @@ def train_beside(path: Path, rank: int, meet: Callable[[Mapping[str, Any]], Any]
     from miselbo.runs.plan import rebuild
     from miselbo.runtime import machine
 
-    run = rebuild(path.read_text())
+    run = rebuild(path)
     trainer = run.plan.trainer
     machine.prepare(run.plan.num_threads)
     # all processes diverge in the same step: rank 0 says so
