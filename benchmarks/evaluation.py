@@ -34,8 +34,8 @@ from miselbo.data import ImageSpec
 from miselbo.ensemble import Ensemble
 from miselbo.models.nvae.fast.ensemble import InferenceEnsemble, inference_form
 from miselbo.protocols import latent_noise
-from miselbo.runs.building import build_ensemble
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import build_ensemble
 from miselbo.runtime import machine
 
 IMAGE = ImageSpec(1, 28, 28, "bernoulli")

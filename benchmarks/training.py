@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from miselbo.data import ImageSpec
-from miselbo.runs.building import build_ensemble
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import build_ensemble
 from miselbo.runtime import machine
 from miselbo.training.member import MemberTraining, Objective
 from miselbo.training.regularisers import SpectralNormSum

@@ -4,7 +4,7 @@ The public names are loaded when they are asked for: ``from miselbo import Ensem
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miselbo import bounds as bounds
@@ -43,7 +43,7 @@ _PLACES = {
 __all__ = ["__version__", "bounds", *_PLACES]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A public name from the module that defines it (PEP 562)."""
     if name == "bounds":
         return import_module("miselbo.bounds")

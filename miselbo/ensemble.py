@@ -55,7 +55,7 @@ class Ensemble(nn.Module):
 
             target, members = adopt(target, members)
         self.target = target
-        self.members: Sequence[Any] = nn.ModuleList(members)  # type: ignore[assignment]
+        self.members: Sequence[Any] = nn.ModuleList(members)  # type: ignore[assignment, arg-type]
 
     def target_of(self, member: int) -> Any:
         """The target under which member s (from 0) is scored: the common one."""

@@ -2,13 +2,15 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import card, check, multilevel, sandwich
@@ -21,17 +23,31 @@ from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import headline_text, write_results
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.report.checked import read_summary
+from miselbo.report.summary import Summary
 from miselbo.runs import checkpoints, checks, curves, early
-from miselbo.runs import restore as restoring
-from miselbo.runs.building import build, build_ensemble
-from miselbo.runs.folder import check_folder, claim_folder, config_path, refuse_links
-from miselbo.runs.plan import TrainingPlan, check_objective, is_able, trainer_arguments, training_plan
+from miselbo.runs.building import build
+from miselbo.runs.folder import check_folder, claim_folder, config_path, identity, refuse_links
+from miselbo.runs.plain import plain
+from miselbo.runs.plan import (
+    TrainingPlan,
+    build_ensemble,
+    check_objective,
+    data_of,
+    is_able,
+    source_of,
+    study_of,
+    training_plan,
+)
+from miselbo.runs.restore import about_official, restore, separate
 from miselbo.runs.reuse import copy, reusable
 from miselbo.runtime import locks, machine, stopping
 from miselbo.runtime.files import forget_temporaries, write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers.logger import Logger
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -49,10 +65,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     checks.check_values(cfg)
     with stopping.watching(stopping.seconds(cfg.trainer.max_time)):
-        return carry_out(cfg)
+        return dict(carry_out(cfg))
 
 
-def carry_out(cfg: DictConfig) -> dict[str, Any]:
+def carry_out(cfg: DictConfig) -> Mapping[str, object]:
     """What :func:`run` does."""
     machine.prepare(cfg.num_threads)
     folder = Path(cfg.run_dir)
@@ -64,14 +80,14 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
             return log(cfg, folder)
     if cfg.task in ("run", "fit_member"):
         machine.check_accelerator(cfg.trainer.accelerator)
-        ranks.check(trainer_arguments(cfg), trained_alone(cfg))
+        ranks.check(plain(cfg.trainer), trained_alone(cfg))
     if cfg.study is not None and cfg.task in ("evaluate", "export", "sample", "check"):
         raise InputError(
             f"{folder} holds an experiment of several runs (study is set), each in a folder of its own below it: name "
             f"one of these as run_dir for task={cfg.task}"
         )
     if cfg.study is not None:
-        return build(cfg.study)(cfg)
+        return build(cfg.study)(study_of(cfg))
     if cfg.task == "export":
         with using(folder, "export"):
             return export(cfg, folder)
@@ -79,9 +95,7 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
         return check_run(cfg, folder)
     if cfg.importer is not None:
         return IMPORTERS[cfg.importer](cfg, folder)
-    data = build(cfg.dataset)
-    data.prepare_data()
-    data.setup()
+    data = data_of(cfg)
     check_splits(data)
     # built before anything is written, so that a model that cannot be fails now
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
@@ -89,17 +103,18 @@ def carry_out(cfg: DictConfig) -> dict[str, Any]:
 
 
 def run_all(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Summary:
     """Train what is missing, evaluate, report."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     check_form(target, settings.dtype, settings.compile)
     plan, family = training_plan(cfg), training_of(cfg, folder, data)
     from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
 
-    loggers = Loggers(cfg, folder)
+    loggers = Loggers(plain(cfg), folder)
     # a foreign file fails now, with nothing written
-    finished, elsewhere = checkpoints.load_finished(folder, target, members), reusable(cfg, folder)
+    finished = checkpoints.load_finished(folder, target, members)
+    elsewhere = reusable(cfg.from_run, identity(cfg), cfg.ensemble.size, folder)
     done = len(finished) == len(members)
     if done and cfg.ensemble.objective == "mixture" and len(members) > 1:
         done = checkpoints.trained_jointly(folder, len(members))
@@ -123,8 +138,8 @@ def run_all(
 
 
 def fit_member(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Mapping[str, object]:
     """Train one member of a run folder that jobs for the others share."""
     make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     family = training_of(cfg, folder, data)
@@ -137,12 +152,12 @@ def fit_member(
     return member_jobs.fit_member(target, members, cfg.member, data, training_plan(cfg), folder, family)
 
 
-def training_of(cfg: DictConfig, folder: Path, data: Any) -> Callable[..., Ensemble]:
+def training_of(cfg: DictConfig, folder: Path, data: Data) -> Callable[..., Ensemble]:
     """The family's fit function, once the run folder is this configuration's and its trainer can be built."""
     check_folder(cfg, folder)
     family, plan = build(cfg.model.fit), training_plan(cfg)
-    check_objective(family, plan.objective)
     member_jobs.check_apart(plan, family, cfg.task == "fit_member")
+    check_objective(family, plan.objective)
     if is_able(family, "ranks"):
         early.check_trainer(plan.trainer)
         early.check_batches(plan.trainer, data, ranks.processes(plan.trainer))
@@ -184,11 +199,11 @@ def request(cfg: DictConfig) -> Request:
 def fit(
     target: TrainableTarget,
     members: Sequence[TrainableMember],
-    data: Any = None,
+    data: Data | Tensor | None = None,
     plan: TrainingPlan | None = None,
     *,
     folder: str | Path | None = None,
-    loggers: Sequence[Any] = (),
+    loggers: "Sequence[Logger]" = (),
 ) -> Ensemble:
     """Train an ensemble from a program: q_1 with the target's parameters, then q_2..q_S against the frozen target.
 
@@ -227,7 +242,9 @@ def fit(
         return family(target, members, data, plan, Path(place), lambda _: list(loggers))
 
 
-def family_of(target: Any, data: Any) -> tuple[Callable[..., Ensemble], Any]:
+def family_of(
+    target: object, data: Data | Tensor | None
+) -> tuple[Callable[..., Ensemble], Data | Tensor | None]:
     """What trains members of this target, with its data."""
     from miselbo.models.classical import DensityTarget
     from miselbo.phylo.vbpi import Posterior
@@ -248,12 +265,14 @@ def family_of(target: Any, data: Any) -> tuple[Callable[..., Ensemble], Any]:
     from miselbo.training.fit import fit_members
     from miselbo.training.library import as_data
 
+    if data is None:
+        raise InputError("data=None is for a density: images come as a data module or a tensor [N, C, H, W]")
     return fit_members, as_data(data, target)
 
 
 def evaluate_run(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Summary:
     """Evaluate the members a run folder holds."""
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     member_jobs.check_all(folder, cfg.ensemble.size)
@@ -263,15 +282,15 @@ def evaluate_run(
 
 
 def evaluate_members(
-    cfg: DictConfig, data: Any, ensemble: Ensemble, settings: Settings, folder: Path
-) -> dict[str, Any]:
+    cfg: DictConfig, data: Data, ensemble: Ensemble, settings: Settings, folder: Path
+) -> Summary:
     """Evaluation and report; if members come from jobs of their own, their curves go to the run's dashboard first."""
     size = cfg.ensemble.size
     if not curves.waiting(folder, size):
         return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder), folder)
     from miselbo.runs.loggers import Loggers  # Lightning takes seconds to import: not for an evaluation
 
-    with Loggers(cfg, folder) as loggers:
+    with Loggers(plain(cfg), folder) as loggers:
         curves.collect(folder, size, loggers.of_member)
         summary = evaluate(request(cfg), data, ensemble, settings, folder)
         conclude(cfg, summary, folder)
@@ -279,31 +298,29 @@ def evaluate_members(
     return summary
 
 
-def evaluate_checkpoints(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def evaluate_checkpoints(cfg: DictConfig, folder: Path) -> Summary:
     """Tables and report for official NVAE / MISELBO checkpoints."""
     from miselbo.importers.nvlabs.reading import check_path
 
-    cfg.checkpoints = [str(check_path(path)) for path in checks.checkpoint_paths(cfg)]
+    cfg.checkpoints = [str(check_path(path)) for path in checks.checkpoint_paths(plain(cfg)["checkpoints"])]
     cfg.ensemble.size = len(cfg.checkpoints)
-    data = build(cfg.dataset)
-    data.prepare_data()
-    data.setup()
+    data = data_of(cfg)
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
-    ensemble = restoring.restore(cfg, data)
+    ensemble = restore(source_of(cfg), data)
     check_folder(cfg, folder)
     claim_folder(cfg, folder)
-    about = restoring.about_official(cfg, ensemble)
+    about = about_official(list(map(Path, cfg.checkpoints)), cfg.target, ensemble)
     with using(folder, "evaluate"):
         return conclude(cfg, evaluate(request(cfg), data, ensemble, settings, folder, about), folder)
 
 
-def export(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def export(cfg: DictConfig, folder: Path) -> Mapping[str, object]:
     """Write the members of a run as official NVAE checkpoints: ``<run_dir>/nvlabs/q1/checkpoint.pt`` ..."""
     from miselbo.importers.nvlabs import export_checkpoints
 
     data = build(cfg.dataset)
     data.setup()
-    ensemble = restoring.restore(cfg, data)
+    ensemble = restore(source_of(cfg), data)
     paths = export_checkpoints(
         ensemble,
         folder / "nvlabs",
@@ -315,7 +332,7 @@ def export(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return {"checkpoints": [str(path) for path in paths]}
 
 
-def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def evaluate_import(cfg: DictConfig, folder: Path) -> Summary:
     """Tables and report for scores made elsewhere."""
     from miselbo.importers.arrays import WORDS, ArraySource
 
@@ -341,8 +358,8 @@ def evaluate_import(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def cost(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Mapping[str, object]:
     """Forecast passes, bytes and minutes; runs nothing else."""
     if cfg.model.get("cost") is None:
         raise InputError(f"task=cost: model={cfg.model.name} has no forecast (its yaml has no node 'cost')")
@@ -362,9 +379,7 @@ def optimized(cfg: DictConfig) -> float:
 
     It is kept in ``results/validation.json``, so that a finished job of a sweep is not scored again.
     """
-    data = build(cfg.dataset)
-    data.prepare_data()
-    data.setup()
+    data = data_of(cfg)
     folder = Path(cfg.run_dir)
     summary = read_summary(folder / "results" / "summary.json")
     if "validation" not in data.splits or cfg.evaluation.split == "validation":
@@ -374,9 +389,9 @@ def optimized(cfg: DictConfig) -> float:
     )
     path = folder / "results" / "validation.json"
     of = shard_key(settings, summary["protocol"]["fingerprint"], cfg.ensemble.size)
-    kept: Any = read_json(path) if path.is_file() else {}
+    kept = read_json(path) if path.is_file() else {}
     if not isinstance(kept, dict) or kept.get("of") != of:
-        ensemble = restoring.restore(cfg, data)
+        ensemble = restore(source_of(cfg), data)
         device = machine.device(cfg.trainer.accelerator)
         kept = {"of": of, **headline_of(ensemble, data, settings, device, cfg.trainer.enable_progress_bar)}
         write_json(path, kept)
@@ -384,10 +399,10 @@ def optimized(cfg: DictConfig) -> float:
 
 
 def sample(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Mapping[str, object]:
     """Draw examples from the target of a run folder, or what the data module draws from its members."""
-    options = sampling.Sampling(**OmegaConf.to_container(cfg.sampling, resolve=True))  # type: ignore[arg-type]
+    options = sampling.Sampling(**plain(cfg.sampling))
     with using(folder, "sample"):
         if hasattr(data, "draw_samples"):
             sampling.check(options)
@@ -413,7 +428,7 @@ def using(folder: Path, task: str) -> Iterator[None]:
         yield
 
 
-def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def log(cfg: DictConfig, folder: Path) -> Summary:
     """Send the curves and the result of a finished run to dashboards: ``metrics.csv`` is the truth they are made of.
 
     Raises:
@@ -421,13 +436,13 @@ def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """
     from miselbo.runs.loggers import Loggers, logger_nodes
 
-    if not logger_nodes(OmegaConf.to_container(cfg.logger, resolve=True)):  # type: ignore[arg-type]
+    if not logger_nodes(plain(cfg.logger)):
         raise InputError("task=log sends a finished run to dashboards: name some, as in logger=wandb")
     path = folder / "results" / "summary.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist: run task=evaluate run_dir={folder} first")
     summary = read_summary(path)
-    with Loggers(cfg, folder) as loggers:
+    with Loggers(plain(cfg), folder) as loggers:
         loggers.replay()
         loggers.finish(summary)
     print(
@@ -437,8 +452,8 @@ def log(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def sandwich_run(
-    cfg: DictConfig, folder: Path, data: Any, target: TrainableTarget, members: list[TrainableMember]
-) -> dict[str, Any]:
+    cfg: DictConfig, folder: Path, data: Data, target: TrainableTarget, members: list[TrainableMember]
+) -> Summary:
     """Bound a finished run from both sides, on data simulated from its model."""
     member_jobs.check_all(folder, cfg.ensemble.size)
     ensemble = checkpoints.load_ensemble(folder, target, members)
@@ -449,27 +464,25 @@ def sandwich_run(
         return conclude(cfg, sandwich.add(ensemble, settings, summary, folder, device), folder)
 
 
-def check_run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def check_run(cfg: DictConfig, folder: Path) -> Mapping[str, object]:
     """Hold a result's card against its data, model, tables and new scores of some examples."""
     if cfg.importer == "arrays":
         raise InputError(
             f"task=check scores examples again, and {folder} holds scores made elsewhere, no model"
         )
-    data = build(cfg.dataset)
-    data.prepare_data()
-    data.setup()
+    data = data_of(cfg)
     settings = make_settings(cfg.evaluation, cfg.seed, data.pass_dims)
     with using(folder, "check"):
-        ensemble = restoring.restore(cfg, data)
-        about = {"model": cfg.model.name, "seed": cfg.seed, **restoring.separate(ensemble)}
+        ensemble = restore(source_of(cfg), data)
+        about = {"model": cfg.model.name, "seed": cfg.seed, **separate(ensemble)}
         if cfg.importer == "nvlabs":
-            about["model"] = restoring.about_official(cfg, ensemble)["model"]
+            about["model"] = about_official(list(map(Path, cfg.checkpoints)), cfg.target, ensemble)["model"]
         found = check.check(folder, ensemble, data, settings, about, machine.device(cfg.trainer.accelerator))
     print(found["verdict"])
     return found
 
 
-def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+def conclude(cfg: DictConfig, summary: Summary, folder: Path) -> Summary:
     """Report and headline of a finished evaluation; the headline alone with ``report=false``."""
     if cfg.report:
         return report(folder)
@@ -477,7 +490,7 @@ def conclude(cfg: DictConfig, summary: dict[str, Any], folder: Path) -> dict[str
     return summary
 
 
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path) -> Summary:
     """Rebuild figures and report from the files of the run folder; print the headline."""
     from miselbo import report as reporting  # matplotlib is slow to import
 

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ class Target(Protocol):
     ``latent_shapes`` are the shapes of one sample's latents, in the order in which they are drawn.
     """
 
-    latent_shapes: list[tuple[int, ...]]
+    @property
+    def latent_shapes(self) -> Sequence[tuple[int, ...]]:
+        """Of one sample, in the order in which they are drawn."""
 
     def draw(self, x: Tensor, member: Any, context: Any, eps: Any) -> Draw:
         """Samples z of ``member`` with their scores, made of :meth:`Ensemble.noise` (per latent [L, B, ...])."""
@@ -42,26 +44,90 @@ class Approximation(Protocol):
     def encode(self, x: Tensor) -> Any:
         """What depends on x alone; computed once per x."""
 
-    def log_prob(self, context: Any, draw: Draw) -> Tensor:
+    def log_prob(self, context: Any, draw: Any) -> Tensor:
         """log q_s(z | x) at the samples of a draw, whoever drew them: [L, B], nats."""
 
 
 class Stateful(Protocol):
     """What is kept in a run folder: ``torch.nn.Module``'s part of it."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Its tensors by name."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
         """Take tensors of another one."""
 
 
-class TrainableTarget(Target, Stateful, Protocol):
+class Trainable(Stateful, Protocol):
+    """What training asks of a target and a member besides: ``torch.nn.Module``'s part of it."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What an optimiser may change."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same with names."""
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Tensors that it may not change."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """It and its parts."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The same with names."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Whether gradients are taken."""
+
+    def eval(self) -> Self:
+        """Evaluation mode."""
+
+
+class TrainableTarget(Target, Trainable, Protocol):
     """A target that is trained with q_1, or kept beside the members."""
 
 
-class TrainableMember(Approximation, Stateful, Protocol):
+class TrainableMember(Approximation, Trainable, Protocol):
     """A member that is trained."""
+
+
+class EnsembleForm(Protocol):
+    """An ensemble, plain or in its form for evaluation, as rooms see it that stand before it."""
+
+    target: Any
+    members: Sequence[Any]
+
+    def target_of(self, member: int) -> Any:
+        """The target under which a member (from 0) is scored."""
+
+    def passes(
+        self,
+        x: Tensor | None,
+        num_samples: int,
+        samples_per_pass: int | None = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+        first: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """log_p [B, S, l] and log_q [B, S, l, S] in passes over the samples."""
+
+    def score(
+        self, x: Tensor | None, num_samples: int, seed: int = 0, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same of all samples at once."""
+
+
+class Saved(Protocol):
+    """What torch hands to both halves of a ``torch.autograd.Function``."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep tensors for the second half."""
+
+
+M = TypeVar("M", bound=Trainable)
 
 
 def latent_noise(
@@ -79,7 +145,7 @@ def latent_noise(
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: Trainable) -> Iterator[None]:
     """Every submodule in evaluation mode inside the block (batch norm uses and keeps its statistics)."""
     training = [part for part in module.modules() if part.training]
     for part in training:
@@ -91,7 +157,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-class Frozen(nn.Module):
+class Frozen(nn.Module, Generic[M]):
     """A module that training cannot change: no gradients, evaluation mode for good, and a check that proves it.
 
     Parameters and buffers, those left out of ``state_dict`` too, must keep every bit. A plain tensor attribute may
@@ -117,16 +183,16 @@ class Frozen(nn.Module):
         miselbo.errors.FrozenChangedError: a frozen module changed during training: buffer running_mean of the target...
     """
 
-    def __init__(self, module: Any, name: str = "the target"):
+    def __init__(self, module: M, name: str = "the target"):
         super().__init__()
-        self.module = module.requires_grad_(False).eval()
+        self.module: M = module.requires_grad_(False).eval()
         self.name = name
         self._kept = {key: _digest(tensor) for key, tensor in tensors(module)}
         self._attributes = {key: _digest(tensor) for key, tensor in attributes(module)}
         self._probe: Callable[[], Tensor] | None = None
         self._answer: Tensor | None = None
 
-    def train(self, mode: bool = True) -> "Frozen":
+    def train(self, mode: bool = True) -> "Frozen[M]":
         """Stay in evaluation mode, whatever a trainer asks for, also where another module holds this one's."""
         self.module.eval()
         return self
@@ -172,7 +238,7 @@ class Frozen(nn.Module):
             return probe().detach().clone()
 
 
-def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors(module: Trainable) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer, persistent or not, as ("buffer norm.running_mean", tensor)."""
     for name, parameter in module.named_parameters():
         yield f"parameter {name}", parameter
@@ -180,7 +246,7 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield f"buffer {name}", buffer
 
 
-def attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def attributes(module: Trainable) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that is a plain attribute of a submodule, or in a list, tuple or dictionary that is one."""
     for place, part in module.named_modules():
         for name, value in vars(part).items():

@@ -1,6 +1,10 @@
-"""The rooms stand in one order: a module uses those of its own room and above, and nothing uses itself by a detour."""
+"""The rooms stand in one order: a module uses those of its own room and above, and nothing uses itself by a detour.
+
+And what keeps it so: few modules that receive the whole configuration, few types that are none.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "miselbo"
@@ -63,3 +67,25 @@ def test_no_circle():
 
     for module in graph:
         visit(module, ())
+
+
+def test_few_modules_receive_the_whole_configuration():
+    """Hydra's configuration is read at the edge; the rest takes values."""
+    receive = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.arg) and node.annotation and "DictConfig" in ast.unparse(node.annotation)
+    }
+    assert len(receive) <= 6, sorted(receive)
+
+
+def test_few_types_are_any():
+    """Lines with the word, imports and comments too; a protocol, a TypedDict or ``object`` says more."""
+    lines = [
+        line
+        for path in MODULES.values()
+        for line in path.read_text().splitlines()
+        if re.search(r"\bAny\b", line)
+    ]
+    assert len(lines) < 120, len(lines)

@@ -11,8 +11,8 @@ import pytest
 import runs
 
 from miselbo import evaluate_scores, pipeline
+from miselbo.bounds.quantities import names
 from miselbo.errors import InputError
-from miselbo.evaluation import tables
 from miselbo.runs.folder import claim_folder, load_folder
 
 MODELS = {"vae": runs.VAE, "nvae": runs.NVAE}
@@ -33,7 +33,7 @@ def bounds(folder) -> pd.DataFrame:
 
 
 def assert_same_bounds(one: pd.DataFrame, other: pd.DataFrame, atol: float) -> None:
-    columns = [f"{name}{tail}" for name in tables.BOUNDS for tail in ("", "_se", "_se_mc")]
+    columns = [f"{name}{tail}" for name in names() for tail in ("", "_se", "_se_mc")]
     pd.testing.assert_frame_equal(one[columns], other[columns], rtol=0, atol=atol)
 
 
@@ -56,7 +56,7 @@ def test_a_run_leaves_all_its_files(finished):
 def test_bounds_of_every_cell(finished):
     table = bounds(finished[0])
     assert list(table.index) == [(s, length) for s in (1, 2, 3) for length in (1, 2, 4)]
-    for name in tables.BOUNDS:
+    for name in names():
         assert np.isfinite(table[name]).all() and np.isfinite(table[f"{name}_se"]).all(), name
     assert (table["joint_bound"] >= table["miselbo"] - 1e-12).all()
     assert (table["num_data"] == 12).all() and (table["seconds"] > 0).all()
@@ -92,8 +92,8 @@ def test_every_example_once(finished):
     folder, summary, _ = finished
     examples = pd.read_parquet(folder / "results" / "per_example.parquet")
     assert sorted(examples["index"]) == list(range(12))
-    assert {"pareto_k", "ess", *tables.BOUNDS} <= set(examples)
-    for name in tables.BOUNDS:
+    assert {"pareto_k", "ess", *names()} <= set(examples)
+    for name in names():
         assert examples[name].mean() == pytest.approx(summary["headline"][name], rel=1e-12)
     members = pd.read_csv(folder / "results" / "per_member.csv")
     assert list(zip(members["member"], members["L"], strict=True)) == [
@@ -164,7 +164,7 @@ def test_another_seed_is_another_ensemble(finished, tmp_path):
 def test_members_differ_and_were_trained(finished):
     folder, _, model = finished
     from miselbo.data import ImageSpec
-    from miselbo.runs.building import build_ensemble
+    from miselbo.runs.plan import build_ensemble
 
     _, fresh = build_ensemble(runs.configure(folder, model=model), ImageSpec(1, 8, 8, "bernoulli"), 3)
     for s in (1, 2, 3):

@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from miselbo import bounds
-from miselbo.bounds import diagnostics
+from miselbo.bounds import diagnostics, values
 from miselbo.bounds.blocks import Blocks
 from miselbo.bounds.nested import Nested
-from miselbo.bounds.sums import PlainSums, ShareSums, Tail, WeightSums, sample_factor
+from miselbo.bounds.quantities import QUANTITIES
+from miselbo.bounds.sums import PlainSums, ShareSums, Tail, WeightSums
 from miselbo.errors import InputError
 
 
@@ -64,7 +65,7 @@ class RunningBounds:
         self.num_members = num_members
         self.grid = points
         self.num_samples = 0
-        self._state: _State | None = None
+        self._state: Sums | None = None
         used = [self.grid[-1] // point * point for point in points]
         self._stops = sorted({*points, *used})
         self._used = used
@@ -96,7 +97,7 @@ class RunningBounds:
                 f"the grid ends at L = {self.grid[-1]}: after {self.num_samples} samples got {samples} more"
             )
         if self._state is None:
-            self._state = _State(log_p, self.grid)
+            self._state = Sums(log_p, self.grid)
         start = 0
         while start < samples:  # cut at the grid points, and at the ends of their last blocks
             goal = next(stop for stop in self._stops if stop > self.num_samples)
@@ -147,8 +148,8 @@ class RunningBounds:
         return {**stacked, **self._state.final_values(self.num_samples)}
 
 
-class _State:
-    """The sums over samples, [B, ...] each."""
+class Sums:
+    """The sums over samples, [B, ...] each, of which :mod:`miselbo.bounds.values` makes quantities."""
 
     def __init__(self, like: Tensor, grid: Sequence[int]):
         self.batch, members = like.shape[:2]
@@ -200,17 +201,26 @@ class _State:
         self.tail.add(log_w.masked_fill(outside, -math.inf).flatten(2))
         self.own_tail.add(own)
 
+    def quantities(self, n: int, limit: bool) -> dict[str, Tensor]:
+        """Those of :data:`QUANTITIES` that are functions of the sums, with their variances, [B, N].
+
+        Args:
+            n: draws so far.
+            limit: those whose expectation does not change with L (which may be means over blocks), or the others.
+        """
+        found: dict[str, Tensor] = {}
+        for quantity in QUANTITIES:
+            if quantity.of and (quantity.limit == "itself") == limit:
+                value, variance = getattr(values, quantity.of)(self, n)
+                found |= {quantity.name: value, f"{quantity.name}_var": variance}
+        return found
+
     def means(self, n: int) -> dict[str, Tensor]:
         """Plain means over n samples, and their variances: [B, N] or [B, s]."""
-        elbo_var, divergence_var = self.elbo.variance_of_mean(n), self.divergence.variance_of_mean(n)
-        average = self.nested.average
         return {
-            "average_elbo": average(self.elbo.mean(n)[:, None]),
-            "average_elbo_var": average(elbo_var[:, None]) / self.size,
-            "jsd": average(self.divergence.mean(n)),
-            "jsd_var": average(divergence_var) / self.size,
+            **self.quantities(n, limit=True),
             "member_elbo": self.elbo.mean(n),
-            "member_elbo_var": elbo_var,
+            "member_elbo_var": self.elbo.variance_of_mean(n),
         }
 
     def diagnostics(self, n: int) -> dict[str, Tensor]:
@@ -222,10 +232,8 @@ class _State:
         log_unit = mixture.peak.masked_fill(~self.inside, -math.inf) - log_total - math.log(n)
         unit = log_unit.exp()
         second = (unit.square() * mixture.second).where(self.inside, 0.0)
-        _, slack, slack_influence = self._responsibilities(n)
         return {
-            "slack": slack,
-            "slack_var": sample_factor(n) * n * slack_influence,
+            **self.quantities(n, limit=False),
             "ess": 1 / second.sum(-1),
             "max_weight": unit.where(self.inside, 0.0).amax(-1),
             "pareto_k": self._pareto_k(n),
@@ -239,7 +247,7 @@ class _State:
         """Everything reported at the end of the grid alone."""
         half = 0.5 * self.pairs / n
         return {
-            "responsibility": self._responsibilities(n)[0].exp(),
+            "responsibility": self.responsibilities(n)[0].exp(),
             "pairwise_jsd": half + half.mT,
             **{f"{name}_bias": value for name, value in self.blocks[-1].biases.items()},
         }
@@ -250,7 +258,7 @@ class _State:
         k = [diagnostics.pareto_k_from_tail(tail[:, s], (s + 1) * n) for s in range(len(self.size))]
         return torch.stack(k, -1)
 
-    def _responsibilities(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    def responsibilities(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """log r [B, N, j], slack [B, N], and the sum of squares of the draws' influence on slack.
 
         slack = log A - mean_j log A_j + constant; y_j = W q_j / q_mix, A_j = sum_{s,l} y_j, A = sum_j A_j.

@@ -12,7 +12,7 @@ gain (``optimistic_gain``); other draws do (``gain``).
 """
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -26,7 +26,44 @@ FLOOR = 1e-7  # least weight during the fit, so that no mixture vanishes where a
 NEGLIGIBLE = 1e-4  # a fitted weight below this is reported as 0
 
 
-def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, Any] | None:
+class Comparison(TypedDict, total=False):
+    """Bounds under uniform and fitted weights, and the paired gains with errors and intervals."""
+
+    L: int
+    uniform: dict[str, float]
+    fitted: dict[str, float]
+    gain: float
+    gain_se: float
+    gain_low: float
+    gain_high: float
+    joint_gain: float
+    joint_gain_se: float
+    joint_gain_low: float
+    joint_gain_high: float
+
+
+class Verdict(TypedDict, total=False):
+    """Whether equal weights do as well, in words."""
+
+    equal_as_good: bool
+    sentence: str
+
+
+class Fitted(Comparison, Verdict, total=False):
+    """Fitted weights, compared at L = 1, and at full length."""
+
+    weights: list[float]
+    weights_se: list[float | None]
+    fitted_on: str
+    measured_on: str
+    num_data: int
+    left_out: int
+    optimistic_gain: float
+    optimistic_gain_label: str
+    at_full_length: Comparison
+
+
+def mixture_weights(log_p: np.ndarray, log_q: np.ndarray) -> Fitted | None:
     """Fit weights on the even samples, compare them with uniform ones on the odd samples.
 
     Args:
@@ -175,7 +212,7 @@ def weight_errors(log_p: Tensor, log_q: Tensor, weights: Tensor) -> Tensor:
     return errors
 
 
-def _verdict(compared: dict[str, Any]) -> dict[str, Any]:
+def _verdict(compared: Comparison) -> Verdict:
     """Whether equal weights do as well, in words."""
     low, high = compared["gain_low"], compared["gain_high"]
     interval = f"95% interval {low:+.4f} to {high:+.4f} nats of MISELBO at L = 1"
@@ -214,7 +251,7 @@ def _all_draws(log_p: Tensor, log_q: Tensor, weights: Tensor) -> dict[str, Tenso
     }
 
 
-def _compare(uniform: dict[str, Tensor], fitted: dict[str, Tensor], num_samples: int) -> dict[str, Any]:
+def _compare(uniform: dict[str, Tensor], fitted: dict[str, Tensor], num_samples: int) -> Comparison:
     """Both with standard errors, and the paired gains of the fitted weights."""
 
     def means(values: dict[str, Tensor]) -> dict[str, float]:
@@ -223,10 +260,7 @@ def _compare(uniform: dict[str, Tensor], fitted: dict[str, Tensor], num_samples:
             key: value for row in rows for key, value in row.items() if not key.endswith(("_low", "_high"))
         }
 
-    return {
-        "L": num_samples,
-        "uniform": means(uniform),
-        "fitted": means(fitted),
-        **paired("gain", (fitted["miselbo"] - uniform["miselbo"]).numpy()),
-        **paired("joint_gain", (fitted["joint_bound"] - uniform["joint_bound"]).numpy()),
-    }
+    found: Comparison = {"L": num_samples, "uniform": means(uniform), "fitted": means(fitted)}
+    for gain, name in (("gain", "miselbo"), ("joint_gain", "joint_bound")):
+        found.update(paired(gain, (fitted[name] - uniform[name]).numpy()))  # type: ignore[typeddict-item]
+    return found

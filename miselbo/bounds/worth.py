@@ -6,7 +6,7 @@ round, so that each example is compared with a member that was chosen without it
 """
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -111,7 +111,24 @@ class RunningWorth:
         }
 
 
-def against_best(joint: np.ndarray, miselbo: np.ndarray, iwelbo: np.ndarray) -> dict[str, Any] | None:
+class Worth(TypedDict, total=False):
+    """S members against the best one, nats."""
+
+    joint_bound: float
+    best_iwelbo: float
+    joint_gain: float
+    joint_gain_se: float
+    joint_gain_low: float
+    joint_gain_high: float
+    miselbo_gain: float
+    miselbo_gain_se: float
+    miselbo_gain_low: float
+    miselbo_gain_high: float
+    best: list[int]
+    num_data: int
+
+
+def against_best(joint: np.ndarray, miselbo: np.ndarray, iwelbo: np.ndarray) -> Worth | None:
     """S members against the best one at one number of passes.
 
     Args:
@@ -137,11 +154,12 @@ def against_best(joint: np.ndarray, miselbo: np.ndarray, iwelbo: np.ndarray) -> 
     even = np.arange(len(joint)) % 2 == 0
     best = np.where(even, iwelbo[~even].mean(0).argmax(), iwelbo[even].mean(0).argmax())
     alone = iwelbo[np.arange(len(iwelbo)), best]
-    return {
+    found: Worth = {
         "joint_bound": float(joint.mean()),
         "best_iwelbo": float(alone.mean()),
-        **paired("joint_gain", joint - alone),
-        **paired("miselbo_gain", miselbo - alone),
         "best": sorted({int(s) + 1 for s in best}),
         "num_data": len(joint),
     }
+    for name, values in (("joint_gain", joint), ("miselbo_gain", miselbo)):
+        found.update(paired(name, values - alone))  # type: ignore[typeddict-item]
+    return found

@@ -5,7 +5,6 @@ import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
@@ -127,14 +126,13 @@ def search(arguments: list[str], plain: list[str]) -> list[str]:
         if not Path(given).is_dir():
             raise InputError(f"--config-dir {given}: no such folder; expected one with dataset/, model/, ...")
         places.append(f"file://{Path(given).absolute()}")
-    lists: list[Any] = [
-        override.value() for override in config.parse([word for word in plain if is_searchpath(word)])
-    ]
+    given_lists = config.parse([word for word in plain if is_searchpath(word)])
+    lists = [override.value() for override in given_lists]
     if lists and not isinstance(lists[-1], list):
         raise InputError(
             f"hydra.searchpath must list places, as in 'hydra.searchpath=[file://DIR]', got {lists[-1]}"
         )
-    for place in map(str, lists[-1] if lists else []):
+    for place in map(str, lists[-1] if lists and isinstance(lists[-1], list) else []):
         if place.startswith("file://") and not Path(place[7:]).is_dir():
             raise InputError(
                 f"hydra.searchpath: no such folder {place[7:]}; expected one with dataset/, model/, ..."

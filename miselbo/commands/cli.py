@@ -4,11 +4,13 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,7 +21,7 @@ from miselbo.commands import arguments, compare, new, output, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
-from miselbo.runs.plan import trainer_arguments
+from miselbo.runs.plain import plain as plain_values
 from miselbo.runs.schema import SCHEMA
 from miselbo.runs.together import assemble
 from miselbo.runtime import faults, processes, stopping
@@ -92,7 +94,7 @@ def start() -> None:
         with output.quiet(bool(values.get("json"))):
             found = compare.compare(values)
         if values.get("json"):
-            print(output.told("compare", str(Path(found["report"]).parent), found))
+            print(output.told("compare", str(Path(str(found["report"])).parent), found))
     elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")
@@ -134,14 +136,14 @@ def hydra_job(cfg: DictConfig) -> float | None:
     return job(cfg)
 
 
-def alone(values: dict[str, Any]) -> bool:
+def alone(values: Mapping[str, object]) -> bool:
     """Whether the overrides are a member's job on an existing run folder, and name nothing of the run itself."""
     folder = Path(str(values.get("run_dir")))
     known = config_path(folder).is_file() and all(is_free(key) for key in values)
     return values.get("task") == "fit_member" and known
 
 
-def official_dataset(values: dict[str, Any]) -> list[str]:
+def official_dataset(values: Mapping[str, object]) -> list[str]:
     """For official checkpoints without ``dataset=``: the override that names the dataset they were trained on.
 
     Raises:
@@ -176,14 +178,14 @@ def follow(cfg: DictConfig, sweep: bool) -> None:
 
     try:
         if cfg.task == "run":
-            ranks.follow(trainer_arguments(cfg))
+            ranks.follow(plain_values(cfg.trainer))
     except Exception as error:
         print(f"error in process {srun.number(cfg.trainer)}: {sweeps.first_line(error)}", file=sys.stderr)
         if not sweep:
             sys.exit(1)
 
 
-def lead(cfg: DictConfig, settings: Any) -> float | None:
+def lead(cfg: DictConfig, settings: HydraConf) -> float | None:
     """A job of the run's own process."""
     if settings.mode == RunMode.MULTIRUN:
         if current_process().name.startswith("Loky"):  # a worker of the joblib launcher
@@ -198,7 +200,9 @@ def lead(cfg: DictConfig, settings: Any) -> float | None:
         SCHEMA["run_dir"].check("run_dir", cfg.run_dir)
         folder = Path(str(cfg.run_dir)).expanduser().absolute()
         if cfg.importer is not None and not named:
-            folder = import_folder(cfg).absolute()
+            folder = import_folder(
+                cfg.importer, cfg.dataset.name, cfg.scores, plain_values(cfg)["checkpoints"], cfg.target
+            ).absolute()
         with open_dict(cfg):
             cfg.run_dir = str(folder)
         execute(cfg)

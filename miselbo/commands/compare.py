@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from miselbo.commands import sweeps
 from miselbo.errors import InputError
@@ -14,7 +13,7 @@ from miselbo.runs.folder import config_path
 TAKES = ("task", "runs", "allow", "run_dir", "json")
 
 
-def compare(values: dict[str, Any]) -> dict[str, Any]:
+def compare(values: Mapping[str, object]) -> dict[str, object]:
     """Compare the runs and sweeps that ``runs`` names, write the comparison, print its verdict.
 
     Args:
@@ -44,7 +43,7 @@ def compare(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def listed(values: dict[str, Any], key: str) -> list[str]:
+def listed(values: Mapping[str, object], key: str) -> list[str]:
     """A list of the command line, or the only entry of one.
 
     Example:

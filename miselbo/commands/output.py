@@ -5,8 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 FORMAT = 1
 SUMMARY = ("headline", "certificate", "members", "num_dims")  # of summary.json, as they are
@@ -39,7 +38,7 @@ def quiet(wanted: bool) -> Iterator[None]:
         os.close(kept)
 
 
-def told(task: str, run_dir: str | None, result: dict[str, Any]) -> str:
+def told(task: str, run_dir: str | None, result: Mapping[str, object]) -> str:
     """What ``--json`` prints.
 
     Args:
@@ -54,15 +53,16 @@ def told(task: str, run_dir: str | None, result: dict[str, Any]) -> str:
         >>> told("evaluate", "run", {"headline": {"miselbo": -1.5, "delta": math.nan}})
         '{"format": 1, "task": "evaluate", "run_dir": "run", "headline": {"miselbo": -1.5, "delta": null}, "trust": []}'
     """
-    content = result
+    content = dict(result)
     if "headline" in result:
+        trust = result.get("trust")
         content = {name: result[name] for name in SUMMARY if name in result}
-        content["trust"] = result.get("trust", {}).get("sentences", [])
+        content["trust"] = trust.get("sentences", []) if isinstance(trust, Mapping) else []
     about = {"format": FORMAT, "task": task, "run_dir": run_dir}
     return json.dumps(plain({**about, **content}), allow_nan=False)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """JSON types alone: a number that is not finite is null, what JSON lacks is text.
 
     Example:

@@ -1,6 +1,6 @@
 """Experiments of several runs: each part is an ordinary run folder, so a killed study goes on with the same command.
 
-A study is a function ``run(cfg, **arguments)`` named by the node ``study`` of a yaml in ``conf/experiment``. It lists
+A study is a function ``run(study, **arguments)`` named by the node ``study`` of a yaml in ``conf/experiment``. It lists
 its :class:`SubRun` parts, calls :func:`run_parts`, and reads what it needs from their folders.
 """
 
@@ -12,15 +12,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
 
 from miselbo.errors import InputError
 from miselbo.report.checked import read_table
 from miselbo.runs import config
-from miselbo.runs.folder import claim_folder
+from miselbo.runs.plan import Study
 from miselbo.runtime.processes import end, follow_parent
 from miselbo.runtime.progress import Meter
 
@@ -36,23 +34,23 @@ class SubRun:
     overrides: Sequence[str]
 
 
-def inherited(cfg: DictConfig) -> list[str]:
+def inherited(study: Study) -> list[str]:
     """What every part takes over from the study: seed, threads, device. Progress is the study's own."""
     return [
-        f"seed={cfg.seed}",
-        f"num_threads={'null' if cfg.num_threads is None else cfg.num_threads}",
-        f"trainer.accelerator={cfg.trainer.accelerator}",
+        f"seed={study.seed}",
+        f"num_threads={'null' if study.num_threads is None else study.num_threads}",
+        f"trainer.accelerator={study.accelerator}",
         "trainer.enable_progress_bar=false",
         "report=false",
         *config.searchpath(config.SEARCHED),
     ]
 
 
-def run_parts(cfg: DictConfig, parts: Sequence[SubRun], workers: int = 1) -> dict[str, Path]:
+def run_parts(study: Study, parts: Sequence[SubRun], workers: int = 1) -> dict[str, Path]:
     """Run every part in ``<run_dir>/<name>`` through :func:`miselbo.pipeline.run`; finished work is not redone.
 
     Args:
-        cfg: of the study.
+        study: the whole.
         parts: with different names.
         workers: processes that share the parts; 1 runs them here.
 
@@ -64,12 +62,12 @@ def run_parts(cfg: DictConfig, parts: Sequence[SubRun], workers: int = 1) -> dic
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"study.workers must be a whole number of at least 1, got {workers!r}")
-    folder = Path(cfg.run_dir)
-    claim_folder(cfg, folder)
+    folder = study.folder
+    study.claim()
     jobs = [
-        (part.name, [*inherited(cfg), *part.overrides, f"run_dir={folder / part.name}"]) for part in parts
+        (part.name, [*inherited(study), *part.overrides, f"run_dir={folder / part.name}"]) for part in parts
     ]
-    meter = Meter("runs", len(jobs), cfg.trainer.enable_progress_bar, interval=5.0)
+    meter = Meter("runs", len(jobs), study.progress, interval=5.0)
     if workers == 1:
         for done, job in enumerate(jobs, start=1):
             _run_part(job)
@@ -117,7 +115,7 @@ def examples_of(folder: Path) -> pd.DataFrame:
     return read_table(folder / "results" / "per_example.parquet")
 
 
-def results_folder(given: Any) -> Path:
+def results_folder(given: object) -> Path:
     """The folder a study writes its tables and figures to.
 
     Raises:
@@ -131,7 +129,7 @@ def results_folder(given: Any) -> Path:
     return folder
 
 
-def finish(name: str, folder: Path, text: str, started: float) -> dict[str, Any]:
+def finish(name: str, folder: Path, text: str, started: float) -> dict[str, object]:
     """Print the study's text and where its files are; what the command returns."""
     seconds = time.monotonic() - started
     print(f"{text}\n\n{name}: {folder} ({seconds:.0f} s)")

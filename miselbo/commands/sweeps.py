@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +188,14 @@ def stamp(cfg: DictConfig, seed: int | None = None) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def is_finished(before: dict[str, Any], now: dict[str, Any], folder: Path, report: bool) -> bool:
+def is_finished(before: Mapping[str, object], now: Mapping[str, object], folder: Path, report: bool) -> bool:
     """Whether an earlier command has done this job with all its files."""
     files = ["results/summary.json", *(["report.html"] if report else [])]
     same = before.get("status") == "finished" and before.get("fingerprint") == now["fingerprint"]
     return same and all((folder / name).is_file() for name in files)
 
 
-def write_changed(path: Path, value: dict[str, Any]) -> None:
+def write_changed(path: Path, value: dict[str, object]) -> None:
     """Write a file only where it would change: its time then says since when a sweep's tables are out of date."""
     if read_record(path) != value:
         write_json(path, value)
@@ -206,7 +206,7 @@ def relative(folder: Path, sweep: Path) -> str:
     return Path(os.path.relpath(folder, sweep)).as_posix()
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, object]:
     """A job's record, or a sweep's; empty when there is none that can be read."""
     try:
         found = read_json(path)
@@ -215,7 +215,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_record(found: dict[str, Any]) -> bool:
+def is_record(found: dict[str, object]) -> bool:
     """Whether a record has what the tables of a sweep need.
 
     Example:
@@ -244,7 +244,11 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
         InputError: the folder is not one of a sweep.
     """
     records = [read_record(path) for path in sorted((sweep / "jobs").glob("*.json"))]
-    by_overrides = {tuple(record["overrides"]): record for record in records if is_record(record)}
+    by_overrides: dict[tuple[str, ...], dict[str, object]] = {}
+    for record in records:
+        words = record.get("overrides")
+        if is_record(record) and isinstance(words, list):
+            by_overrides[tuple(words)] = record
     planned = read_record(sweep / "sweep.json").get("jobs")
     if planned is not None and not (
         isinstance(planned, list)
@@ -263,14 +267,14 @@ def read_jobs(sweep: Path) -> list[dict[str, Any]]:
 class SweepReport(Callback):
     """Hydra callback: notes the jobs before a sweep, makes its tables and report after it."""
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Write ``sweep.json``."""
         if srun.number(config.trainer) == 0:
             overrides = list(config.hydra.overrides.task)
             jobs = None if tunes(config.hydra.sweeper) else plan(overrides)
             write_changed(Path(config.hydra.sweep.dir) / "sweep.json", {"overrides": overrides, "jobs": jobs})
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Write ``sweep.csv``, ``summary.csv``, the figure and ``report.html``; status 1 when a job has failed."""
         if srun.number(config.trainer) == 0 and not conclude(Path(config.hydra.sweep.dir), rebuild=False):
             sys.exit(1)

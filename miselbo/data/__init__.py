@@ -1,7 +1,7 @@
 """Data modules, which need no Lightning; the names are loaded when they are asked for."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from miselbo.data.images import ImageData as ImageData
@@ -40,7 +40,7 @@ _PLACES = {
 __all__ = [*_PLACES]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A name from the module that defines it (PEP 562)."""
     if name in _PLACES:
         return getattr(import_module(f"miselbo.data.{_PLACES[name]}"), name)

@@ -10,7 +10,6 @@ they have no normaliser on R^2, only on a box.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,9 +92,10 @@ def normal_mixture(
         >>> round(float(normal_mixture(torch.zeros(1), [0.0, 0.0], [1.0, 1.0])), 4)
         -0.9189
     """
-    like: dict[str, Any] = {"dtype": z.dtype, "device": z.device}
-    mean, sd = torch.tensor(list(means), **like), torch.tensor(list(sds), **like)
-    weight = torch.tensor(list(weights) if weights else [1 / len(means)] * len(means), **like)
+    mean, sd, weight = (
+        torch.tensor(list(values), dtype=z.dtype, device=z.device)
+        for values in (means, sds, weights or [1 / len(means)] * len(means))
+    )
     return torch.logsumexp(normal_log_density(z, mean, sd) + weight.log(), -1)
 
 
@@ -184,7 +184,7 @@ class LinearGaussian:
         return prior + normal_log_density(x, z @ weight.T + bias, self.sd).sum(-1)
 
 
-def exact_draws(density: Any, index: Tensor, seed: int) -> Tensor:
+def exact_draws(density: object, index: Tensor, seed: int) -> Tensor:
     """z ~ p(z) / Z, [B, dim] float32, for the densities above that have a sampler, a function of (seed, index).
 
     Another density may have a method ``draws(index, seed)``, or be ``log_prob`` of a torch ``Distribution``, whose

@@ -4,25 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from miselbo.data.interface import Scoring
 from miselbo.data.quadrature import log_integral
 from miselbo.data.replicates import WORDS, Replicates
 from miselbo.errors import InputError
+from miselbo.protocols import EnsembleForm
 
 NORMALISERS = ("space", "box")
 
 
-def plain_partial(density: Any) -> Any:
+def plain_partial(density: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Python's own partial in place of Hydra's, which checks its target at every call; anything else as it is."""
-    if not hasattr(density, "func") or not hasattr(density, "keywords"):
+    function, given = getattr(density, "func", None), getattr(density, "keywords", None)
+    if function is None or given is None:
         return density
-    keywords = OmegaConf.to_container(OmegaConf.create(dict(density.keywords)))
-    return partial(density.func, *density.args, **keywords)  # type: ignore[arg-type]
+    keywords = OmegaConf.to_container(OmegaConf.create(dict(given)))
+    return partial(function, *getattr(density, "args", ()), **keywords)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class DensityData(Replicates):
         box: Sequence[Sequence[float]] | None = None,
         normaliser: str = "space",
         replicates: int = 100,
-        fixed: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, object] | None = None,
     ):
         super().__init__(name, replicates)
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
@@ -123,7 +125,7 @@ class DensityData(Replicates):
             "of one fixed scale."
         ]
 
-    def protocol(self, split: str = "test") -> dict[str, Any]:
+    def protocol(self, split: str = "test") -> dict[str, object]:
         """Replicates, dimension and normaliser."""
         return {
             **super().protocol(split),
@@ -132,7 +134,7 @@ class DensityData(Replicates):
             "normaliser_rule": self.normaliser_rule,
         }
 
-    def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
+    def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """The density and the members on a grid, for the figure; nothing without a box."""
         if self.box is None or self.dim > 2:
             return

@@ -2,13 +2,13 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from miselbo.data.quadrature import Box, midpoints
+from miselbo.protocols import Draw, EnsembleForm
 from miselbo.runtime.files import atomic
 
 POINTS = {1: 1000, 2: 200}  # per axis
@@ -17,7 +17,7 @@ REACH = 3  # how many times the box's length the grid may have
 
 
 @torch.no_grad()
-def save_grid(ensemble: Any, box: Box, log_normaliser: float | None, path: Path) -> None:
+def save_grid(ensemble: EnsembleForm, box: Box, log_normaliser: float | None, path: Path) -> None:
     """Write ``density.npz``: axes, log p and every member's log q on a grid of midpoints.
 
     Holds ``axis_0`` (and ``axis_1``) [P], ``log_p`` [P] or [P, P] (normalised where the normaliser is known),
@@ -40,10 +40,10 @@ def save_grid(ensemble: Any, box: Box, log_normaliser: float | None, path: Path)
         "log_q": log_q.view(-1, *shape),
     }
     with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: value.float().cpu().numpy() for name, value in arrays.items()})
+        np.savez_compressed(file, **{name: value.float().cpu().numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
 
 
-def widened(ensemble: Any, box: Box) -> Box:
+def widened(ensemble: EnsembleForm, box: Box) -> Box:
     """The box, with its ends moved out (at most a box's length) until it holds nine tenths of each member's mass."""
     middles = [(low + high) / 2 for low, high in box]
     outer = [[m + REACH * (end - m) for end in axis] for m, axis in zip(middles, box, strict=True)]
@@ -57,10 +57,10 @@ def widened(ensemble: Any, box: Box) -> Box:
     return [[min(axis[0], low), max(axis[1], high)] for axis, low, high in ends]
 
 
-def _values(ensemble: Any, box: Box, points: int) -> tuple[Tensor, Any, Tensor]:
+def _values(ensemble: EnsembleForm, box: Box, points: int) -> tuple[Tensor, Draw, Tensor]:
     """Grid points [P, d], what the target says there, log q of every member [S, P]."""
     tensors = chain(
-        ensemble.members.parameters(), ensemble.members.buffers()
+        *(part for m in ensemble.members for part in (m.parameters(), m.buffers()))
     )  # plain distributions have none
     z = midpoints(box, points)[0].to(next(tensors, torch.empty(())))
     drawn = ensemble.target.at(None, [z[:, None]])

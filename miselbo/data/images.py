@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -12,10 +12,15 @@ from torch.utils.data import DataLoader
 
 from miselbo import noise
 from miselbo.data.draws import binarise, random_flip
+from miselbo.data.interface import Scoring
 from miselbo.data.levels import quantise
 from miselbo.data.loading import Batch, BatchSampler, ImageSplit, Transform, batch_loader, keep_grey
 from miselbo.data.spec import ImageSpec
 from miselbo.errors import InputError
+from miselbo.protocols import EnsembleForm
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 SPLITS = ("train", "validation", "test")
 LIKELIHOODS = ("bernoulli", "logistic_mixture", "normal")
@@ -137,7 +142,7 @@ class ImageData:
         self.stream_seed = _whole("stream_seed", stream_seed, 0)
         self.num_workers = _whole("num_workers", num_workers, 0)
         self.flip = flip
-        self.trainer: Any = None  # Lightning's, while a loader is made
+        self.trainer: Trainer | None = None  # Lightning's, while a loader is made
 
     def prepare_data(self) -> None:
         """Loads the images (called in one process before the others, so only one downloads)."""
@@ -205,7 +210,7 @@ class ImageData:
         """Scalars per example and sample, to choose the pass size by."""
         return self.image.num_dims
 
-    def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
+    def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """Pictures for the report."""
         from miselbo.data.pictures import save_pictures
 
@@ -223,7 +228,7 @@ class ImageData:
             transform = partial(_binarised_once, seed=noise.derive(self.binarisation_seed, _number(name)))
         return ImageSplit(self._splits[name], self._images.white, transform)
 
-    def protocol(self, split: str = "test") -> dict[str, Any]:
+    def protocol(self, split: str = "test") -> dict[str, object]:
         """How the images of a split were made: plain JSON types, to be printed next to every number."""
         number, image = _number(split), self.image
         size, whole, tested = len(self._splits[split]), len(self._images.train), len(self._images.test)
@@ -291,7 +296,7 @@ class ImageData:
         split = ImageSplit(self._splits["train"], self._images.white, transform)
         sampler = BatchSampler(split, self.batch_size, shuffle=True, seed=self.stream_seed, **_process())
         if self.trainer is not None:  # worker processes fetch before Lightning's first set_epoch
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return batch_loader(sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -4,11 +4,31 @@ The pipeline knows no family by name. What is special to one comes from here: wh
 an example is called (``words``), which sections its report has besides the common ones (``sections``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
+
+from miselbo.protocols import EnsembleForm
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+    from torch.utils.data import DataLoader
+
+    from miselbo.data.loading import Batch
+
+
+class Scoring(Protocol):
+    """What an evaluation's settings say of its data."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+
+    @property
+    def seed(self) -> int:
+        """Of the noise."""
 
 
 class Data(Protocol):
@@ -25,18 +45,32 @@ class Data(Protocol):
         sections: of the report, besides the common ones (:data:`miselbo.report.sections.SPECIAL`).
     """
 
-    name: str
-    input_key: str
-    splits: Sequence[str]
-    words: Mapping[str, str]
-    sections: Sequence[str]
+    @property
+    def name(self) -> str:
+        """Of the data."""
+
+    @property
+    def input_key(self) -> str:
+        """Where a batch holds what the model is given."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits."""
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What texts shall call things."""
+
+    @property
+    def sections(self) -> Sequence[str]:
+        """Of the report."""
 
     @property
     def cautions(self) -> Sequence[str]:
         """Sentences that stand with the trust in the numbers."""
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> object:
         """What a model must know of the data."""
 
     @property
@@ -53,10 +87,10 @@ class Data(Protocol):
     def setup(self, stage: str | None = None) -> None:
         """Load the data."""
 
-    def split(self, name: str) -> Any:
+    def split(self, name: str) -> Sized:
         """A split, with a length."""
 
-    def protocol(self, split: str) -> dict[str, Any]:
+    def protocol(self, split: str) -> dict[str, object]:
         """What the numbers depend on, plain JSON types: dataset, split, num_examples and more.
 
         One of ``binarisation`` and ``replicates`` says in a sentence what the examples are.
@@ -65,5 +99,25 @@ class Data(Protocol):
     def evaluation_batches(self, split: str, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
         """Batches of a split in order, each example once."""
 
-    def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
+    def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """Write what the report's special sections need, with ``evaluation.num_pictures`` = count."""
+
+
+class TrainingData(Data, Protocol):
+    """Data that Lightning trains on: images.
+
+    Attributes:
+        batch_size: of a step.
+        stream_seed: of the order of the examples and of what is drawn anew in every epoch.
+        trainer: Lightning's, while a loader is made.
+    """
+
+    batch_size: int
+    stream_seed: int
+    trainer: "Trainer | None"
+
+    def train_dataloader(self) -> "DataLoader[Batch]":
+        """The batches of an epoch."""
+
+    def val_dataloader(self) -> "DataLoader[Batch]":
+        """The validation split, in order."""

@@ -8,12 +8,13 @@ more replicates extend fewer.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from miselbo.data.interface import Scoring
 from miselbo.errors import InputError
+from miselbo.protocols import EnsembleForm
 
 WORDS = {
     "example": "replicate",
@@ -77,7 +78,7 @@ class Replicates:
             )
         return range(self.replicates)
 
-    def protocol(self, split: str = "test") -> dict[str, Any]:
+    def protocol(self, split: str = "test") -> dict[str, object]:
         """Dataset, and what a replicate is; a subclass adds what its numbers depend on."""
         return {
             "dataset": self.name,
@@ -97,5 +98,5 @@ class Replicates:
         for index in (every if indices is None else indices).split(batch_size):
             yield {"index": index, "x": torch.zeros(len(index), 0)}
 
-    def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
+    def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """Nothing beside the tables."""

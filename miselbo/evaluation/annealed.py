@@ -2,8 +2,8 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from miselbo.bounds import annealed
 from miselbo.bounds.annealed import Noise, Point, Scores
 from miselbo.bounds.jackknife import joint_jackknife
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.noise import derive, uniform
 from miselbo.protocols import evaluating, latent_noise
@@ -52,7 +53,11 @@ class Plan:
 
 
 def anneal(
-    ensemble: Any, x: Tensor | None, plan: Plan, index: Tensor | None = None, truth: Point | None = None
+    ensemble: Ensemble,
+    x: Tensor | None,
+    plan: Plan,
+    index: Tensor | None = None,
+    truth: Point | None = None,
 ) -> dict[str, Tensor]:
     """Annealed bounds of a batch.
 
@@ -123,7 +128,7 @@ def anneal(
     return found
 
 
-def _scores(ensemble: Any, x: Tensor, contexts: list[Any]) -> Scores:
+def _scores(ensemble: Ensemble, x: Tensor, contexts: Sequence[object]) -> Scores:
     """log p and log q_mix of a point [C, B] under an ensemble."""
 
     def scores(z: Point) -> tuple[Tensor, Tensor]:
@@ -148,7 +153,7 @@ def _noise(seed: int, index: Tensor, phase: int, like: Point) -> Noise:
     return noise
 
 
-def _latents(draw: Any, samples: int) -> Point:
+def _latents(draw: object, samples: int) -> Point:
     """A draw's latents, [L, B, ...] each."""
     z = getattr(draw, "z", None)
     if isinstance(z, Tensor):

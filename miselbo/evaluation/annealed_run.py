@@ -5,23 +5,24 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from miselbo.bounds.diagnostics import monte_carlo_error, paired, standard_error
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.evaluation.annealed import Plan, anneal
 from miselbo.evaluation.scoring import batch_at
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.summary import number
+from miselbo.report.summary import Annealed, Summary
 from miselbo.runtime.files import atomic, write_csv, write_json
 from miselbo.runtime.progress import Meter
 
 
-def check(ensemble: Ensemble, data: Any, settings: Settings) -> None:
+def check(ensemble: Ensemble, data: Data, settings: Settings) -> None:
     """Refuse an ensemble that cannot be annealed, before any long work.
 
     Raises:
@@ -32,9 +33,9 @@ def check(ensemble: Ensemble, data: Any, settings: Settings) -> None:
 
 
 def add(
-    summary: dict[str, Any],
+    summary: Summary,
     ensemble: Ensemble,
-    data: Any,
+    data: Data,
     settings: Settings,
     plan: Plan,
     num_examples: int | None,
@@ -42,7 +43,7 @@ def add(
     stamp: str,
     device: str,
     show: bool = True,
-) -> dict[str, Any]:
+) -> Summary:
     """Anneal the first examples of the split and write what they give; finished batches of an earlier call are kept.
 
     Args:
@@ -98,7 +99,7 @@ def add(
     return summary
 
 
-def about(table: pd.DataFrame, plan: Plan, size: int, num_samples: int) -> dict[str, Any]:
+def about(table: pd.DataFrame, plan: Plan, size: int, num_samples: int) -> Annealed:
     """Means, errors, passes and a sentence; plain JSON types.
 
     Args:
@@ -139,9 +140,8 @@ def about(table: pd.DataFrame, plan: Plan, size: int, num_samples: int) -> dict[
         f"{gain['gain_high']:+.3f}) against the joint bound on {len(table)} examples, with {found['passes']:,} "
         f"gradient passes an example instead of {found['full_passes']:,} forward ones: {verdict}."
     )
-    return {key: number(value) if isinstance(value, float) else value for key, value in found.items()} | {
-        "sentence": sentence
-    }
+    plain = {key: number(value) if isinstance(value, float) else value for key, value in found.items()}
+    return plain | {"sentence": sentence}  # type: ignore[return-value]
 
 
 def _read(path: Path, count: int) -> dict[str, np.ndarray] | None:

@@ -1,19 +1,18 @@
 """A result as arviz reads it: log weights of every draw and the bounds of every example, as an ``xarray.DataTree``."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from miselbo.bounds.quantities import NEEDED as BOUNDS
 from miselbo.errors import InputError
 from miselbo.evaluation.shards import SCORES
-from miselbo.evaluation.tables import BOUNDS
 from miselbo.report.checked import read_table
 
 MISSING = "this needs arviz-base: pip install 'miselbo[arviz]'"
 
 
-def to_arviz(folder: str | Path) -> Any:
+def to_arviz(folder: str | Path) -> object:
     """The result of a run folder for arviz; its draws where ``evaluation.save_scores=true`` kept them.
 
     Args:

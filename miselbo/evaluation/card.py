@@ -4,8 +4,8 @@ Every field is one that :mod:`miselbo.evaluation.check` can hold against the fol
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,9 @@ import torch
 
 from miselbo.bounds.certificate import lower_limit
 from miselbo.bounds.diagnostics import standard_error
-from miselbo.evaluation.tables import BOUNDS, error_of_mean
+from miselbo.bounds.quantities import NEEDED as BOUNDS
+from miselbo.evaluation.tables import error_of_mean
+from miselbo.report.summary import Summary
 from miselbo.runtime.files import write_json
 
 FORMAT = 1
@@ -27,7 +29,7 @@ SETTINGS = ("S", "L", "grid", "seed", "evaluation_seed", "dtype", "compile")
 ORIGIN = ("device", "versions", "commit")
 
 
-def card(summary: dict[str, Any], examples: pd.DataFrame, table: Path) -> dict[str, Any]:
+def card(summary: Summary, examples: pd.DataFrame, table: Path) -> dict[str, object]:
     """The card of a result.
 
     Args:
@@ -38,7 +40,7 @@ def card(summary: dict[str, Any], examples: pd.DataFrame, table: Path) -> dict[s
     Returns:
         Plain JSON types by field.
     """
-    protocol = summary["protocol"]
+    protocol: Mapping[str, object] = summary["protocol"]
     given = {name: protocol[name] for name in (*DATA, *MODEL, *SETTINGS, *ORIGIN) if name in protocol}
     evaluation = summary["cost"][-1]
     return {
@@ -52,7 +54,7 @@ def card(summary: dict[str, Any], examples: pd.DataFrame, table: Path) -> dict[s
     }
 
 
-def values(examples: pd.DataFrame, confidence: float, looks: int = 1) -> dict[str, Any]:
+def values(examples: pd.DataFrame, confidence: float, looks: int = 1) -> dict[str, object]:
     """Mean, error over the data and Monte Carlo error of every bound, certificate and k-hat shares, of a table.
 
     Returns:
@@ -76,7 +78,7 @@ def values(examples: pd.DataFrame, confidence: float, looks: int = 1) -> dict[st
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
-def write(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+def write(folder: Path, summary: Summary) -> dict[str, object]:
     """Write ``results/card.json`` of a run folder whose tables are written; returns the card."""
     table = folder / "results" / "per_example.parquet"
     made = card(summary, pd.read_parquet(table), table)

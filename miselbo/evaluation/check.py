@@ -11,15 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from miselbo.bounds.quantities import NEEDED as BOUNDS
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import card as cards
 from miselbo.evaluation.data_hash import hash_examples
 from miselbo.evaluation.scoring import Fitting, NetworkSource
 from miselbo.evaluation.settings import DTYPES, Settings
-from miselbo.evaluation.tables import BOUNDS
 from miselbo.protocols import fingerprint
 from miselbo.report.checked import read_summary, read_table
+from miselbo.report.summary import Summary
 from miselbo.runtime.reading import read_json
 
 TOLERANCE = 1e-6  # of a value, relative to the bound's size where that is above one nat
@@ -29,11 +31,11 @@ EXAMPLES, PIECE, CPU_SECONDS = 100, 20, 100.0
 def check(
     folder: Path,
     ensemble: Ensemble,
-    data: Any,
+    data: Data,
     settings: Settings,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Hold every field of ``results/card.json`` against the run folder.
 
     Values, errors, shares and certificate are computed again from ``per_example.parquet``; what was scored and by what
@@ -80,7 +82,7 @@ def check(
     }
 
 
-def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
+def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, Summary]:
     """Card, table of examples and summary.
 
     Raises:
@@ -115,11 +117,11 @@ def expected(
     said: Mapping[str, Any],
     results: Path,
     examples: pd.DataFrame,
-    summary: dict[str, Any],
+    summary: Summary,
     ensemble: Ensemble,
-    data: Any,
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
+    data: Data,
+    about: Mapping[str, object],
+) -> dict[str, object]:
     """The card that data, model and tables give."""
     protocol = dict(summary.get("protocol", {}))
     split = str(protocol.get("split"))
@@ -141,8 +143,8 @@ def expected(
     }
     found = cards.card(
         {
-            "certificate": {"confidence": 0.95, **summary.get("certificate", {})},
-            "protocol": {**protocol, **fresh},
+            "certificate": {"confidence": 0.95, **summary.get("certificate", {})},  # type: ignore[typeddict-item]
+            "protocol": {**protocol, **fresh},  # type: ignore[typeddict-item]
             "cost": [*summary.get("cost", []), {"decoder_passes": 0, "seconds": 0.0}],
         },
         examples,
@@ -153,7 +155,7 @@ def expected(
     return found
 
 
-def same(one: Any, two: Any) -> bool:
+def same(one: object, two: object) -> bool:
     """Whether two entries of a card agree: numbers to nine digits, as sums differ in their order, the rest exactly.
 
     Example:
@@ -161,12 +163,12 @@ def same(one: Any, two: Any) -> bool:
         (True, False, False, True)
     """
     numbers = [type(value) in (int, float) for value in (one, two)]
-    if all(numbers):
+    if all(numbers) and isinstance(one, int | float) and isinstance(two, int | float):
         return abs(one - two) <= 1e-9 * max(abs(one), abs(two))
     return type(one) is type(two) and bool(one == two)
 
 
-def scoring_settings(said: Mapping[str, Any], settings: Settings, target: Any) -> Settings:
+def scoring_settings(said: Mapping[str, Any], settings: Settings, target: object) -> Settings:
     """How the card says that its values were made."""
     own = target.protocol() if hasattr(target, "protocol") else {}
     grid = tuple(said["grid"])
@@ -185,13 +187,13 @@ def scoring_settings(said: Mapping[str, Any], settings: Settings, target: Any) -
 
 
 def score_again(
-    ensemble: Ensemble, data: Any, settings: Settings, examples: pd.DataFrame, device: str, start: float
-) -> tuple[int, float, list[dict[str, Any]]]:
+    ensemble: Ensemble, data: Data, settings: Settings, examples: pd.DataFrame, device: str, start: float
+) -> tuple[int, float, list[dict[str, object]]]:
     """Score some examples anew: how many, the largest difference, and the bounds that differ by too much."""
     chosen = np.random.default_rng().permutation(len(examples))[:EXAMPLES]
     source = NetworkSource(ensemble, data, settings, device)
     fitting = Fitting(source, settings, None)
-    failed: dict[str, dict[str, Any]] = {}
+    failed: dict[str, dict[str, object]] = {}
     count, largest = 0, 0.0
     for index, batch in pieces(data, settings.split, np.sort(chosen), chosen):
         values = fitting.score(index, batch, slice(count, count + len(index)))
@@ -218,7 +220,7 @@ def score_again(
 
 
 def pieces(
-    data: Any, split: str, rows: np.ndarray, order: np.ndarray, size: int = PIECE
+    data: Data, split: str, rows: np.ndarray, order: np.ndarray, size: int = PIECE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Numbers and examples at some places of a split, in an order of their own: a part is a random choice too."""
     kept, numbers, done = [], [], 0
@@ -233,7 +235,7 @@ def pieces(
     yield from zip(index[place].split(size), x[place].split(size), strict=True)
 
 
-def verdict(failed: list[dict[str, Any]], count: int, total: int, largest: float) -> str:
+def verdict(failed: list[dict[str, object]], count: int, total: int, largest: float) -> str:
     """What the check found, in a sentence.
 
     Example:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.evaluation.scoring import NetworkSource, score_batch
 from miselbo.evaluation.settings import Settings
@@ -22,14 +23,41 @@ MEASURE = 2.0  # seconds of measuring at least, for each line
 PASS_SECONDS = 0.5  # what a measured pass may take: more, and it is measured on some of a batch's examples
 
 
+class EvaluationCost(TypedDict):
+    """Of one evaluation."""
+
+    num_data: int
+    S: int
+    L: int
+    batches: int
+    decoder_passes: int
+    gflop_per_pass: float
+    gflop_by_part: dict[str, float]
+    gflop: float
+    bytes: dict[str, int]
+    seconds_per_batch: float
+    seconds_per_sample: float
+    processes: int
+    minutes: float
+
+
+class Speed(TypedDict):
+    """Of one evaluation, as measured."""
+
+    minutes: float
+    seconds_per_batch: float
+    seconds_per_sample: float
+    activations: int
+
+
 def evaluation_cost(
     ensemble: Ensemble,
-    data: Any,
+    data: Data,
     settings: Settings,
     device: str = "cpu",
     processes: int = 1,
     seconds: float = MEASURE,
-) -> dict[str, Any]:
+) -> EvaluationCost:
     """Cost of one evaluation at ``settings.num_samples`` (the most that it is with ``evaluation.stop_at_se``).
 
     The decoder runs num_data * S * L times; per run S posterior heads are scored; x is encoded once per member.
@@ -76,7 +104,7 @@ def evaluation_cost(
 
 def evaluation_seconds(
     source: NetworkSource, settings: Settings, processes: int = 1, seconds: float = MEASURE
-) -> dict[str, Any]:
+) -> Speed:
     """Measured speed of one evaluation: ``minutes``, seconds of a batch and of each of its samples, peak bytes.
 
     Args:
@@ -127,9 +155,9 @@ def shard_bytes(size: int, settings: Settings) -> int:
     points = len(settings.grid)
     samples = min(settings.num_samples, max(points, 64))  # beyond it nothing stored grows with L
     scores = torch.zeros(1, size, samples), torch.zeros(1, size, samples, size)
-    source: Any = SimpleNamespace(num_members=size, passes=lambda *_: iter([scores]))
+    source = SimpleNamespace(num_members=size, passes=lambda *_: iter([scores]))
     short = replace(settings, num_samples=samples, grid=(*range(1, points), samples))
-    values = score_batch(source, torch.zeros(1, dtype=torch.int64), None, short)
+    values = score_batch(source, torch.zeros(1, dtype=torch.int64), None, short)  # type: ignore[arg-type]
     return sum(array.nbytes for name, array in values.items() if name != "seconds")  # of a whole batch
 
 
@@ -143,7 +171,7 @@ def evaluation_gflop(ensemble: Ensemble, x: Tensor) -> dict[str, float]:
         ensemble: plain modules whose parameters require no gradients (the counter hooks those that do).
         x: [1, ...], one example.
     """
-    member: Any = ensemble.members[0]
+    member = ensemble.members[0]
     index, first = torch.zeros(1, dtype=torch.int64, device=x.device), torch.zeros(1, dtype=torch.int64)
     with evaluating(ensemble):
         encoder, context = count_gflop(lambda: member.encode(x))

@@ -1,12 +1,13 @@
 """Which bits were scored: a hash of every example, by which runs are matched, and one of all, for the protocol."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
+from miselbo.data.interface import Data
 
-def hash_examples(data: Any, split: str, limit: int | None = None) -> tuple[np.ndarray, str]:
+
+def hash_examples(data: Data, split: str, limit: int | None = None) -> tuple[np.ndarray, str]:
     """Hashes of the examples of a split as the members are given them, after binarisation.
 
     Args:

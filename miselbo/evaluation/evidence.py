@@ -1,10 +1,9 @@
 """What an evaluation says of its own weights, per example: the evidence that the verdicts go by."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Evidence:
     """
 
     values: dict[str, np.ndarray]
-    headline: dict[str, Any]
+    headline: Mapping[str, float]
 
     def at(self, name: str) -> np.ndarray:
         """[N], or [N, S] of members: the value at the last grid point."""
@@ -115,7 +114,7 @@ def light(largest: np.ndarray, num_draws: int) -> np.ndarray:
     return np.asarray(largest) * num_draws <= 1.1
 
 
-def listed(index: Sequence[Any] | np.ndarray) -> str:
+def listed(index: Sequence[int] | np.ndarray) -> str:
     """The first 20 labels.
 
     Example:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -13,6 +13,7 @@ from miselbo.runs.folder import config_path, load_folder, stored
 from miselbo.runtime import locks
 
 if TYPE_CHECKING:
+    from miselbo.data.interface import Data
     from miselbo.ensemble import Ensemble
     from miselbo.evaluation.result import Result
 
@@ -29,20 +30,18 @@ class Run:
         """The resolved configuration it was started with."""
         return load_folder(self.folder, [], self.trust)
 
-    def data(self) -> Any:
+    def data(self) -> "Data":
         """Its data module, set up."""
-        from miselbo.runs.building import build
+        from miselbo.runs.plan import data_of
 
-        data = build(self.config.dataset)
-        data.prepare_data()
-        data.setup()
-        return data
+        return data_of(self.config)
 
     def ensemble(self) -> "Ensemble":
         """The trained members with their target, on the CPU, in evaluation mode."""
+        from miselbo.runs.plan import source_of
         from miselbo.runs.restore import restore
 
-        return restore(self.config, self.data())
+        return restore(source_of(self.config), self.data())
 
     @property
     def result(self) -> "Result":

@@ -3,19 +3,20 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from miselbo import bounds
 from miselbo.bounds.certificate import check_confidence
+from miselbo.bounds.quantities import QUANTITIES
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import multilevel, multilevel_tables
 from miselbo.evaluation.result import Result
-from miselbo.evaluation.scoring import Fitting, inference_form
+from miselbo.evaluation.scoring import Fitting, Source, inference_form
 from miselbo.evaluation.settings import (
     METHODS,
     PIXELS_PER_PASS,
@@ -27,14 +28,15 @@ from miselbo.evaluation.settings import (
 from miselbo.evaluation.shards import score_all
 from miselbo.evaluation.summary import About, write_results
 from miselbo.models.conditional import adopt
-from miselbo.protocols import fingerprint
+from miselbo.protocols import EnsembleForm, fingerprint
 from miselbo.runtime import locks
 from miselbo.runtime.progress import Meter
 
 Weights = Tensor | Sequence[float] | None
+Scores = Tensor | npt.ArrayLike
 KEYS = {"evaluation.num_samples": "num_samples", "evaluation.num_examples": "the number of rows of x"}
 KEYS_OF_DENSITY = {"raise evaluation.num_samples or evaluation.num_examples": "raise num_samples", **KEYS}
-WEIGHTED = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd")
+WEIGHTED = tuple(quantity.name for quantity in QUANTITIES if quantity.monitored)
 
 
 class TensorSource:
@@ -46,7 +48,7 @@ class TensorSource:
         settings: of the evaluation.
     """
 
-    def __init__(self, ensemble: Any, x: Tensor | None, settings: Settings):
+    def __init__(self, ensemble: EnsembleForm, x: Tensor | None, settings: Settings):
         self.x = torch.zeros(1, 0) if x is None else x
         self.ensemble, self.settings = ensemble, settings
         self.num_members, self.num_data = len(ensemble.members), len(self.x)
@@ -74,8 +76,8 @@ class TensorSource:
 
 
 def evaluate(
-    target: Any,
-    members: Sequence[Any],
+    target: object,
+    members: Sequence[object],
     x: Tensor | None = None,
     num_samples: int = 100,
     *,
@@ -172,8 +174,8 @@ def evaluate(
 
 
 def evaluate_scores(
-    log_p: Any,
-    log_q: Any,
+    log_p: Scores,
+    log_q: Scores,
     *,
     grid: Sequence[int] | None = None,
     weights: Weights = None,
@@ -228,10 +230,10 @@ def evaluate_scores(
     return result
 
 
-def _weighted(log_p: Any, log_q: Any, weights: Weights) -> dict[str, Any]:
+def _weighted(log_p: Scores, log_q: Scores, weights: Weights) -> dict[str, object]:
     """Means over the examples of the bounds under given mixture weights, with standard errors over the data."""
     p, q = (torch.as_tensor(np.asarray(values), dtype=torch.float64) for values in (log_p, log_q))
-    row: dict[str, Any] = {"weights": [float(w) for w in torch.as_tensor(weights)]}
+    row: dict[str, object] = {"weights": [float(w) for w in torch.as_tensor(weights)]}
     for name in WEIGHTED:
         values = bounds.jsd(q, weights) if name == "jsd" else getattr(bounds, name)(p, q, weights)
         row[name] = float(values.mean())
@@ -240,11 +242,11 @@ def _weighted(log_p: Any, log_q: Any, weights: Weights) -> dict[str, Any]:
 
 
 def _results(
-    source: Any,
+    source: Source,
     settings: Settings,
-    protocol: dict[str, Any],
+    protocol: Mapping[str, object],
     stamp: str,
-    folder: Any,
+    folder: str | Path | None,
     progress: bool,
     words: Mapping[str, str],
 ) -> Result:
@@ -273,10 +275,10 @@ def _by_levels(
     source: TensorSource,
     settings: Settings,
     grid: Sequence[int] | None,
-    protocol: dict[str, Any],
+    protocol: Mapping[str, object],
     stamp: str,
     goal: float | str,
-    folder: Any,
+    folder: str | Path | None,
     progress: bool,
     words: Mapping[str, str],
 ) -> Result:

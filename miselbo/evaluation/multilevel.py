@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from miselbo.errors import InputError
 from miselbo.evaluation.pieces import CORRECTION, FINE, Pieces
 from miselbo.evaluation.precision import DrawSource
 from miselbo.evaluation.settings import Settings
+from miselbo.report.summary import Multilevel
 from miselbo.runtime.progress import Meter
 
 GOAL_BOUNDS = ("miselbo", "joint_bound", "average_iwelbo")  # whose errors have the goal
@@ -182,7 +182,7 @@ def forecast(settings: Settings, num_data: int, size: int) -> str:
     )
 
 
-def about(found: Levels) -> dict[str, Any]:
+def about(found: Levels) -> Multilevel:
     """What the report says of the levels: plain JSON types."""
     pieces, size = found.pieces, found.pieces.source.num_members
     rows = []

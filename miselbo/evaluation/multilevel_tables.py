@@ -2,26 +2,28 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from miselbo.bounds.diagnostics import error_trusted, half_width
+from miselbo.bounds.quantities import NEEDED as BOUNDS
 from miselbo.evaluation import subset_tables
 from miselbo.evaluation.multilevel import Levels, about, spread
 from miselbo.evaluation.pieces import CORRECTION
+from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.summary import About, Frames, write_frames
-from miselbo.evaluation.tables import BOUNDS, example_table, pairwise_table
+from miselbo.evaluation.tables import example_table, pairwise_table
 from miselbo.evaluation.trust import cell_trust, heavy_share
+from miselbo.report.summary import Summary
 
 ENOUGH = 20  # examples that a level needs for its weights to speak for all
 SUBSET = "subset_"
 BIASED = ("miselbo", "joint_bound", "average_iwelbo", "delta")
 
 
-def write(found: Levels, settings: Any, folder: Path, of: About) -> dict[str, Any]:
+def write(found: Levels, settings: Settings, folder: Path, of: About) -> Summary:
     """Write ``results/`` of a run folder; returns the content of ``summary.json``.
 
     Args:
@@ -42,7 +44,8 @@ def write(found: Levels, settings: Any, folder: Path, of: About) -> dict[str, An
         pd.DataFrame(),
         draws,
     )
-    extra = {"multilevel": about(found), **subset_tables.write(whole, settings.num_samples, results)}
+    extra = subset_tables.write(whole, settings.num_samples, results)
+    extra["multilevel"] = about(found)
     row = {"stage": "evaluate", "seconds": found.seconds, "decoder_passes": found.passes}
     cost = [*of.cost, row]
     complete = About(of.protocol, cost, of.num_dims, of.words, of.sections, of.cautions)
@@ -69,7 +72,7 @@ def bounds_table(found: Levels) -> pd.DataFrame:
     ]
     for s in range(size):
         for k, num_samples in enumerate(draws):
-            row: dict[str, Any] = {"S": s + 1, "L": num_samples}
+            row: dict[str, float] = {"S": s + 1, "L": num_samples}
             for name in (*BOUNDS, "joint_gain"):
                 value, over_data, error = (float(each[k, s]) for each in quantities[name])
                 row |= {name: value, f"{name}_se": over_data}
@@ -132,7 +135,7 @@ def member_table(found: Levels) -> pd.DataFrame:
     rows = []
     for s in range(pieces.source.num_members):
         for k, num_samples in enumerate(pieces.draws):
-            row: dict[str, Any] = {"member": s + 1, "L": num_samples}
+            row: dict[str, float] = {"member": s + 1, "L": num_samples}
             for name, parts in (("iwelbo", iwelbo), ("elbo", elbo)):
                 value, over_data, error = (float(each[k, s]) for each in parts)
                 row |= {name: value, f"{name}_se": over_data, f"{name}_se_mc": error}

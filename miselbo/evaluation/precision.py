@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,12 @@ from miselbo.bounds.equations import check_scores
 from miselbo.bounds.jackknife import joint_jackknife
 from miselbo.errors import InputError
 from miselbo.noise import derive
+from miselbo.report.summary import Summary
 from miselbo.runtime.files import write_csv, write_json
 from miselbo.runtime.progress import Meter
+
+if TYPE_CHECKING:  # it imports the check of a goal
+    from miselbo.evaluation.settings import Settings
 
 STREAM = int.from_bytes(b"precise")  # keeps these seeds apart from others derived of the same one
 FIRST = 16  # draws per member that every example gets
@@ -98,7 +102,7 @@ def to_precision(
 
 
 def add(
-    summary: dict[str, Any], source: DrawSource, goal: float, settings: Any, results: Path, show: bool
+    summary: Summary, source: DrawSource, goal: float, settings: "Settings", results: Path, show: bool
 ) -> None:
     """Write ``precision.csv``, and what it says into ``summary.json``.
 
@@ -126,7 +130,7 @@ def add(
     print(found.sentence)
 
 
-def check_precision(goal: Any, most: int) -> None:
+def check_precision(goal: object, most: int) -> None:
     """Refuse what cannot be a goal.
 
     Raises:
@@ -140,9 +144,11 @@ def check_precision(goal: Any, most: int) -> None:
         )
 
 
-def _batch(source: DrawSource, positions: Tensor, goal: float, most: int, seed: int) -> list[dict[str, Any]]:
+def _batch(
+    source: DrawSource, positions: Tensor, goal: float, most: int, seed: int
+) -> list[dict[str, float]]:
     """Rows of some examples, in the order in which they are finished."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     total, doubling = 0, 0
     log_w = torch.zeros(len(positions), source.num_members, 0, dtype=torch.float64)
     while len(positions):

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from miselbo.bounds.quantities import names as names_of
 from miselbo.errors import InputError
-from miselbo.evaluation.tables import BOUNDS
 from miselbo.report.checked import read_summary, read_table
+from miselbo.report.summary import Summary
 from miselbo.runtime.files import write_csv, write_json, write_parquet
 
 TABLES = (
@@ -43,7 +43,7 @@ class Result:
     """
 
     tables: dict[str, pd.DataFrame]
-    summary: dict[str, Any]
+    summary: Summary
 
     @classmethod
     def read(cls, folder: str | Path) -> "Result":
@@ -88,7 +88,7 @@ class Result:
 
     def to_latex(self) -> str:
         """``bounds`` as a booktabs table, each value with its standard error over the data."""
-        names = [name for name in BOUNDS if name in self.bounds]
+        names = [name for name in names_of() if name in self.bounds]
         heads = ["$S$", "$L$", *(LABELS.get(name, name.replace("_", " ")) for name in names)]
         lines = [
             rf"\begin{{tabular}}{{{'r' * len(heads)}}}",

@@ -1,10 +1,9 @@
 """One evaluation from scoring to ``results/``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import About, number, write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
 from miselbo.protocols import fingerprint
+from miselbo.report.summary import Summary
 from miselbo.runs import checkpoints
 from miselbo.runtime import machine
 from miselbo.runtime.progress import Meter
@@ -78,8 +78,8 @@ def evaluate(
     ensemble: Ensemble,
     settings: Settings,
     folder: Path,
-    about: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    about: Mapping[str, object] | None = None,
+) -> Summary:
     """Score the split and write ``results/``; ``about``: lines of the protocol of an ensemble trained elsewhere."""
     if request.sandwich:
         sandwich.check(ensemble)
@@ -88,8 +88,8 @@ def evaluate(
     stamp = fingerprint(ensemble)
     data_stamp = f"{stamp} {data.protocol(settings.split)}"
     shards, keys = folder / "results" / "shards", list[str]()
-    target: Any = ensemble.target
-    protocol = {
+    target = ensemble.target
+    protocol: dict[str, object] = {
         **data.protocol(settings.split),
         **(target.protocol() if hasattr(target, "protocol") else {}),
         "seed": request.seed,
@@ -116,7 +116,7 @@ def evaluate(
         keys.append(shard_key(settings, data_stamp, source.num_members))
         return score_all(source, settings, shards, data_stamp, request.progress, share)
 
-    def finish(summary: dict[str, Any]) -> dict[str, Any]:
+    def finish(summary: Summary) -> Summary:
         """What stands beside the tables."""
         data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
         if request.precision is not None:
@@ -143,12 +143,16 @@ def evaluate(
     settings, values = until_precise(goal, settings, score, keys)
     forget_other_shards(shards, keys)
     values["data_hash"], protocol["data_sha256"] = hash_examples(data, settings.split, settings.num_examples)
+    given = protocol.get("notes")
+    notes = list(given) if isinstance(given, list) else []
     if goal is not None:
-        protocol["notes"] = [stop_note(goal, settings.num_samples)]
+        notes = [stop_note(goal, settings.num_samples)]
     if settings.dtype == "bfloat16" or settings.compile:
         change = change_against_float32(ensemble, data, settings, device)
         protocol |= {"compile": settings.compile, "change_against_float32": change}
-        protocol["notes"] = [*protocol.get("notes", []), change_note(change)]
+        notes.append(change_note(change))
+    if notes:
+        protocol["notes"] = notes
     summary = write_results(
         values,
         settings,
@@ -167,7 +171,7 @@ def evaluate(
 
 def by_levels(
     request: Request, source: NetworkSource, settings: Settings, folder: Path, data_stamp: str, of: About
-) -> dict[str, Any]:
+) -> Summary:
     """Multilevel evaluation of a split into ``results/``."""
     key = multilevel.key(settings, data_stamp)
     pieces = folder / "results" / "shards" / key
@@ -231,7 +235,7 @@ def until_precise(
     """
     if goal is None:
         return settings, score(settings)
-    seconds: Any = 0.0
+    seconds: float | np.ndarray = 0.0
     for step in doublings(settings):
         more = step.num_samples < settings.num_samples
         step = replace(step, earlier=tuple(keys), keep_draws=more)  # noqa: PLW2901
@@ -247,7 +251,7 @@ def until_precise(
         )
         if error <= wanted:
             break
-    return step, {**values, "seconds": seconds}
+    return step, {**values, "seconds": np.asarray(seconds)}
 
 
 def stop_note(goal: float | str, used: int) -> str:
@@ -267,7 +271,7 @@ def change_note(change: dict[str, float]) -> str:
 
 
 def change_against_float32(
-    ensemble: Ensemble, data: Any, settings: Settings, device: str
+    ensemble: Ensemble, data: Data, settings: Settings, device: str
 ) -> dict[str, float]:
     """Change of MISELBO by dtype and compilation against plain float32, first examples, same noise, nats."""
     batch = next(iter(data.evaluation_batches(settings.split, min(8, settings.batch_size))))
@@ -286,7 +290,7 @@ def change_against_float32(
     }
 
 
-def training_stages(folder: Path, size: int) -> list[dict[str, Any]]:
+def training_stages(folder: Path, size: int) -> list[dict[str, object]]:
     """Seconds and decoder passes of each member's training."""
     rows = []
     for s in range(1, size + 1):

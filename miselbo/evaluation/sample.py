@@ -4,10 +4,11 @@ import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from miselbo.data.grid import save_grid
 from miselbo.errors import InputError
+from miselbo.models.hierarchical import HierarchicalDecoder
 from miselbo.models.nvae.convs import batch_norms
 from miselbo.models.nvae.readjusted import readjusted
 from miselbo.protocols import fingerprint
@@ -69,7 +70,16 @@ def check(options: Sampling) -> None:
         raise InputError(f"sampling.temperature must be a positive number, got {temperature!r}")
 
 
-def sample(target: Any, folder: Path, options: Sampling, seed: int, device: str) -> dict[str, Any]:
+class Made(TypedDict):
+    """How statistics for sampling were estimated."""
+
+    temperature: float
+    seed: int
+    readjust_batches: int
+    readjust_batch_size: int
+
+
+def sample(target: Any, folder: Path, options: Sampling, seed: int, device: str) -> dict[str, object]:
     """Write ``samples/*.png`` from the finished target of a run folder.
 
     With ``sampling.readjust_batches`` above 0 the batch-norm statistics are estimated anew, in a copy that is kept as
@@ -96,7 +106,7 @@ def sample(target: Any, folder: Path, options: Sampling, seed: int, device: str)
     target.to(device).eval()
     seed = seed if options.seed is None else options.seed
     batches = options.readjust_batches if batch_norms(target) else 0
-    made = {
+    made: Made = {
         "temperature": float(options.temperature),
         "seed": seed,
         "readjust_batches": batches,
@@ -113,7 +123,7 @@ def sample(target: Any, folder: Path, options: Sampling, seed: int, device: str)
     return {"path": str(path), "num": options.num, **made, "target_fingerprint": stamp}
 
 
-def for_sampling(target: Any, stamp: str, made: dict[str, Any], folder: Path) -> Any:
+def for_sampling(target: HierarchicalDecoder, stamp: str, made: Made, folder: Path) -> HierarchicalDecoder:
     """The copy with statistics for sampling: from the folder if it was made in the same way, else made and kept."""
     path = sampling_path(folder)
     if path.is_file():

@@ -2,8 +2,8 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.scoring import inference_form
 from miselbo.evaluation.settings import Settings
+from miselbo.report.summary import Summary
 from miselbo.runtime.files import write_csv, write_json
 
 STREAM = 0x53414E44  # of the simulated data and their draws
@@ -77,9 +78,7 @@ def measure(
     return pd.DataFrame(rows)
 
 
-def add(
-    ensemble: Ensemble, settings: Settings, summary: dict[str, Any], folder: Path, device: str
-) -> dict[str, Any]:
+def add(ensemble: Ensemble, settings: Settings, summary: Summary, folder: Path, device: str) -> Summary:
     """Measure, write ``results/sandwich.csv``, and put ``sandwich`` into ``summary.json``; returns the summary.
 
     About one example is simulated for fifteen that were evaluated, so that it takes less than a tenth of that time.
@@ -95,7 +94,7 @@ def add(
     return summary
 
 
-def sentence(row: dict[str, Any]) -> str:
+def sentence(row: Mapping[str, float]) -> str:
     """What the sandwich says, and what it does not say of real data."""
     return (
         f"On {row['num_data']} examples simulated from the model, log p(x) lies between the joint bound "

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +20,11 @@ from miselbo.bounds.checks import RunningChecks
 from miselbo.bounds.running import RunningBounds
 from miselbo.bounds.subsets import MOST_MEMBERS, FirstSamples, RunningSubsets
 from miselbo.bounds.worth import RunningWorth
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.settings import DTYPES, Settings
+from miselbo.protocols import EnsembleForm
 from miselbo.runtime import memory
 
 GOING_THROUGH = 1000  # examples of a batch where a data module is gone through
@@ -30,6 +32,16 @@ Draws = tuple[Tensor, ...]  # log_p [b, S, l] and log_q [b, S, l, S]
 Passes = Iterator[tuple[Tensor, Tensor]]
 DRAWS = ("draws_log_p", "draws_log_q")
 Keep = Callable[[int, Tensor, Tensor], None]  # position of the first sample, log_p and log_q of a pass
+
+
+class Running(Protocol):
+    """Takes the samples of a batch in passes, and gives per-example values."""
+
+    def update(self, log_p: Tensor, log_q: Tensor) -> None:
+        """The next samples, log_p [b, S, l] and log_q [b, S, l, S]."""
+
+    def result(self) -> dict[str, Tensor]:
+        """[b, ...] each."""
 
 
 class Source(Protocol):
@@ -58,7 +70,7 @@ class NetworkSource:
         InputError: the split is empty.
     """
 
-    def __init__(self, ensemble: Ensemble, data: Any, settings: Settings, device: str):
+    def __init__(self, ensemble: Ensemble, data: Data, settings: Settings, device: str):
         total = len(data.split(settings.split))
         self.num_data = min(total, settings.num_examples or total)
         if self.num_data == 0:
@@ -96,13 +108,13 @@ class NetworkSource:
         return self.scorer.passes(x, num_samples, step, seed, index.to(self.device), first)
 
 
-def batch_at(data: Any, split: str, positions: Tensor) -> dict[str, Tensor]:
+def batch_at(data: Data, split: str, positions: Tensor) -> Mapping[str, Tensor]:
     """One batch of the examples at some positions of a split, in that order.
 
     Data modules whose ``evaluation_batches`` take no ``indices`` are gone through from the start.
     """
     if "indices" in inspect.signature(data.evaluation_batches).parameters:
-        return next(iter(data.evaluation_batches(split, len(positions), indices=positions)))
+        return next(data.evaluation_batches(split, len(positions), indices=positions))  # type: ignore[call-arg]
     found: dict[int, dict[str, Tensor]] = {}
     wanted, first = set(positions.tolist()), 0
     for batch in data.evaluation_batches(split, GOING_THROUGH):
@@ -115,7 +127,7 @@ def batch_at(data: Any, split: str, positions: Tensor) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows_of]) for name in rows_of[0]}
 
 
-def inference_form(ensemble: Ensemble, dtype: str, compiled: bool = False) -> Any:
+def inference_form(ensemble: Ensemble, dtype: str, compiled: bool = False) -> EnsembleForm:
     """The ensemble in its target's faster form where there is one, in the given dtype, compiled if asked for.
 
     Raises:
@@ -140,7 +152,7 @@ def refuse_form(dtype: str, compiled: bool) -> None:
         raise InputError("evaluation.compile=true is there for NVAE with one decoder alone: leave it false")
 
 
-def check_form(target: Any, dtype: str, compiled: bool) -> None:
+def check_form(target: object, dtype: str, compiled: bool) -> None:
     """Refuse a form that a target does not have, before it is trained.
 
     Raises:
@@ -260,9 +272,9 @@ def score_batch(
     return {**values, "index": index.cpu().numpy(), "seconds": np.array([time.perf_counter() - start])}
 
 
-def accumulators(size: int, settings: Settings) -> list[Any]:
+def accumulators(size: int, settings: Settings) -> list[Running]:
     """What takes the samples of one batch by ``update(log_p, log_q)`` and gives per-example values by ``result()``."""
-    running: list[Any] = [RunningBounds(size, settings.grid), RunningChecks(size, settings.num_samples)]
+    running: list[Running] = [RunningBounds(size, settings.grid), RunningChecks(size, settings.num_samples)]
     if 2 <= size <= MOST_MEMBERS:
         running.append(RunningSubsets(size, settings.num_samples))
     if size >= 2:

@@ -135,7 +135,7 @@ def make_plan(cfg: Any, seed: int) -> Plan:
     return Plan(cfg.temperatures, cfg.chains, cfg.leapfrog, seed)
 
 
-def check_goal(goal: Any, name: str) -> None:
+def check_goal(goal: object, name: str) -> None:
     """A goal is a positive number of nats or "auto".
 
     Raises:
@@ -187,7 +187,7 @@ def doublings(settings: Settings, start: int = 16) -> Iterator[Settings]:
         samples = min(2 * samples, settings.num_samples)
 
 
-def make_grid(grid: Any, num_samples: int) -> tuple[int, ...]:
+def make_grid(grid: Sequence[int] | None, num_samples: int) -> tuple[int, ...]:
     """The L' to report: the given ones and L itself; 1, 2, 5, 10, 20, 50, ... up to L when none are given.
 
     Example:

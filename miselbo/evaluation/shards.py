@@ -10,10 +10,9 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -89,9 +88,9 @@ def write_shards(
 def write_shard(path: Path, values: Mapping[str, np.ndarray]) -> None:
     """Write arrays with the key, which is the name of the folder, and their checksum."""
     keyed = {"key": np.array(path.parent.name), **values}
-    stored: Any = {**keyed, "checksum": np.array(checksum(keyed))}
+    stored = {**keyed, "checksum": np.array(checksum(keyed))}
     with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **stored)
+        np.savez(file, **stored)  # type: ignore[arg-type]
 
 
 def checksum(values: Mapping[str, np.ndarray]) -> str:
@@ -251,7 +250,7 @@ class ScoreFiles:
         return keep
 
 
-def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> Any:
+def _memory_map(path: Path, shape: tuple[int, ...], dtype: str = "float64") -> np.memmap:
     if path.exists():
         existing = np.load(path, mmap_mode="r+", allow_pickle=False)
         if existing.shape == shape:
@@ -271,7 +270,7 @@ def score_all(
     folder: Path,
     stamp: str,
     show: bool = True,
-    share: Any = None,
+    share: Callable[[Path], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Score every example once; per-example values of every cell.
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from miselbo.bounds import subsets
 from miselbo.bounds.diagnostics import paired
 from miselbo.bounds.weights import mixture_weights
 from miselbo.evaluation.tables import columns
+from miselbo.report.summary import Summary
 from miselbo.runtime.files import write_csv
 
 CRITERION = "miselbo"
@@ -40,7 +40,7 @@ class Scored:
         return [tuple(sorted(self.path[:size])) for size in range(1, len(self.path) + 1)]
 
 
-def write(values: dict[str, np.ndarray], num_samples: int, results: Path) -> dict[str, Any]:
+def write(values: dict[str, np.ndarray], num_samples: int, results: Path) -> Summary:
     """Write ``subsets.csv`` and ``marginal.csv``; nothing, and no file of an earlier evaluation, for S = 1.
 
     Args:
@@ -117,7 +117,7 @@ def subsets_table(values: dict[str, np.ndarray], num_samples: int) -> pd.DataFra
         with np.errstate(invalid="ignore"):  # -inf - -inf where p is zero at all draws
             found = {**bounds, "delta": bounds["miselbo"] - bounds["average_iwelbo"]}
             behind = paired("to_best", bounds[CRITERION] - best_of[len(subset)])
-        row: dict[str, Any] = {"members": label(subset), "size": len(subset), "L": scored.num_samples}
+        row: dict[str, object] = {"members": label(subset), "size": len(subset), "L": scored.num_samples}
         for name in found:
             row |= columns(found, name, ())
         if best_of[len(subset)] is bounds[CRITERION]:
@@ -155,11 +155,17 @@ def marginal_table(values: dict[str, np.ndarray], num_samples: int) -> pd.DataFr
 
 def _path_rows(
     path: str, members: Sequence[int], steps: Sequence[dict[str, np.ndarray]], num_samples: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     rows = []
     for position, (member, bounds) in enumerate(zip(members, steps, strict=True)):
         so_far = label(sorted(members[: position + 1]))
-        row = {"path": path, "size": position + 1, "member": member + 1, "members": so_far, "L": num_samples}
+        row: dict[str, object] = {
+            "path": path,
+            "size": position + 1,
+            "member": member + 1,
+            "members": so_far,
+            "L": num_samples,
+        }
         for name in ("miselbo", "joint_bound"):
             before = steps[position - 1][name] if position else np.full_like(bounds[name], math.nan)
             with np.errstate(invalid="ignore"):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,10 @@ import torch
 
 import miselbo
 from miselbo.bounds.certificate import lower_limit
+from miselbo.bounds.quantities import names
 from miselbo.evaluation import replicates, subset_tables, tables, trust, worth
 from miselbo.evaluation.settings import Settings
+from miselbo.report.summary import Certificate, Summary
 from miselbo.runtime import files
 from miselbo.runtime.commit import source_commit
 from miselbo.runtime.files import write_json
@@ -28,14 +29,14 @@ def write_results(
     values: dict[str, np.ndarray],
     settings: Settings,
     folder: Path,
-    protocol: dict[str, Any],
-    stages: list[dict[str, Any]],
+    protocol: Mapping[str, object],
+    stages: Sequence[dict[str, object]],
     num_dims: int | None,
     words: Mapping[str, str] | None = None,
     sections: Sequence[str] | None = None,
     cautions: Sequence[str] = (),
     looks: int = 1,
-) -> dict[str, Any]:
+) -> Summary:
     """Write ``results/`` of a run folder.
 
     Args:
@@ -67,7 +68,7 @@ def write_results(
     )
     passes = len(examples) * values["miselbo"].shape[1] * settings.num_samples
     extra = worth.summary(equal_cost, words or {})
-    extra |= subset_tables.write(values, settings.num_samples, results)
+    extra.update(subset_tables.write(values, settings.num_samples, results))
     extra["certificate"] = certified(values, settings.confidence, looks)
     if "replicates" in protocol and (together := replicates.log_of_mean(values)) is not None:
         extra["log_of_mean"] = together
@@ -97,22 +98,20 @@ class Frames:
 class About:
     """What stands with the tables, see :func:`write_results`; ``cost`` has the row of the evaluation too."""
 
-    protocol: dict[str, Any]
-    cost: list[dict[str, Any]]
+    protocol: Mapping[str, object]
+    cost: Sequence[dict[str, object]]
     num_dims: int | None
     words: Mapping[str, str] | None = None
     sections: Sequence[str] | None = None
     cautions: Sequence[str] = ()
 
 
-def write_frames(
-    frames: Frames, settings: Settings, results: Path, about: About, extra: dict[str, Any]
-) -> dict[str, Any]:
+def write_frames(frames: Frames, settings: Settings, results: Path, about: About, extra: Summary) -> Summary:
     """Write the tables and ``summary.json``, whose content is returned; ``extra`` is added to it."""
     protocol = about.protocol
     headline = {key: number(value) for key, value in frames.bounds.tail(1).to_dict("records")[0].items()}
     size = int(frames.bounds["S"].max())
-    summary = {
+    summary: Summary = {
         "headline": headline,
         "headline_finite": trust.finite_means(frames.examples),
         "members": [
@@ -120,23 +119,23 @@ def write_frames(
             for row in frames.members[frames.members["L"] == settings.num_samples].to_dict("records")
         ],
         "protocol": {
-            **protocol,
+            **protocol,  # type: ignore[typeddict-item]
             "num_data": len(frames.examples),
             "S": size,
             "L": settings.num_samples,
             "grid": sorted({int(samples) for samples in frames.bounds["L"]}),
             "evaluation_seed": settings.seed,
-            "dtype": protocol.get("dtype", settings.dtype),  # a target may have one of its own
+            "dtype": str(protocol.get("dtype", settings.dtype)),  # a target may have one of its own
             "versions": versions(),
             "commit": source_commit(),
         },
         "trust": trust.trust(
             frames.trusted, headline if frames.trusted_at is None else {**headline, "L": frames.trusted_at}
         ),
-        "cost": about.cost,
+        "cost": list(about.cost),
         "num_dims": about.num_dims,
-        **extra,
     }
+    summary.update(extra)
     summary["trust"]["sentences"][:0] = about.cautions
     if about.words:
         summary["words"] = dict(about.words)
@@ -153,12 +152,12 @@ def write_frames(
     files.write_parquet(frames.examples, results / "per_example.parquet")
     if protocol.get("remark"):
         summary["trust"]["sentences"].insert(0, f"These numbers are {protocol['remark']}.")
-        files.add_column(results, "remark", protocol["remark"])
+        files.add_column(results, "remark", str(protocol["remark"]))
     write_json(results / "summary.json", summary)
     return summary
 
 
-def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) -> dict[str, Any]:
+def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) -> Certificate:
     """Lower limits of the mean of log p(x) over the examples, see :mod:`miselbo.bounds.certificate`.
 
     Returns:
@@ -189,7 +188,7 @@ def certified(values: dict[str, np.ndarray], confidence: float, looks: int = 1) 
     }
 
 
-def headline_text(summary: dict[str, Any]) -> str:
+def headline_text(summary: Summary) -> str:
     """The headline as lines of text, the protocol above the numbers."""
     row, protocol, dims = summary["headline"], summary["protocol"], summary.get("num_dims")
     lines = [
@@ -203,17 +202,18 @@ def headline_text(summary: dict[str, Any]) -> str:
         f"{'nats':<16}{'value':>10}{'s.e. data':>12}{'s.e. MC':>10}" + (f"{'bits/dim':>11}" if dims else ""),
     ]
     members = summary.get("members", []) if row["S"] > 1 else []
-    for name in tables.BOUNDS:
+    for name in names():
         lines.append(headline_row(name, row, name, dims))
         if name == "average_iwelbo":
             lines += [headline_row(f"  iwelbo q{each['member']}", each, "iwelbo", dims) for each in members]
-    lines += ["", *(summary[key]["sentence"] for key in ("log_of_mean", "certificate") if key in summary)]
-    above = [summary["sandwich"]["sentence"]] if summary.get("sandwich") else []
+    together, certificate = summary.get("log_of_mean"), summary.get("certificate")
+    lines += ["", *(str(part["sentence"]) for part in (together, certificate) if part)]
+    above = [str(summary["sandwich"]["sentence"])] if summary.get("sandwich") else []
     lines += ["", *summary["trust"]["sentences"], *above, *protocol.get("notes", [])]
     return reword("\n".join(lines), summary.get("words", {}))
 
 
-def headline_row(label: str, row: dict[str, Any], name: str, dims: int | None) -> str:
+def headline_row(label: str, row: Mapping[str, float], name: str, dims: int | None) -> str:
     """One line: nats, standard errors and bits/dim, which of a bound is a code length, of a difference bits saved.
 
     A Monte Carlo error that is known to be too small stands behind a ">".
@@ -232,14 +232,14 @@ def headline_row(label: str, row: dict[str, Any], name: str, dims: int | None) -
     if row.get(f"{name}_se_mc_trusted") is False and shown[1] != "-":
         shown[1] = f">{shown[1]}"
     line = f"{label:<16}{value:>10.4f}{shown[0]:>12}{shown[1]:>10}"
-    sign = 1 if name in ("delta", "jsd", "slack") else -1
+    sign = -1 if name in ("iwelbo", *names("bound")) else 1
     return line + (f"{sign * value / (dims * math.log(2)):>11.4f}" if dims else "")
 
 
-def number(value: float | int) -> float | int | None:
+def number(value: float) -> float:
     """A plain Python number; JSON has no NaN: None."""
     value = value.item() if isinstance(value, np.generic) else value
-    return None if math.isnan(value) else value
+    return None if math.isnan(value) else value  # type: ignore[return-value]
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Result tables from per-example values: means over examples, errors over the data and over Monte Carlo apart."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +14,16 @@ from miselbo.bounds.diagnostics import (
     paired,
     standard_error,
 )
+from miselbo.bounds.quantities import QUANTITIES, names
 from miselbo.evaluation.trust import cell_trust, heavy_share
 
-PLAIN = ("average_elbo", "jsd", "member_elbo")  # means over the draws, with no logarithm outside
-BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "delta", "jsd", "slack")
+# means over the draws, with no logarithm outside
+PLAIN = (*(quantity.name for quantity in QUANTITIES if quantity.limit == "itself"), "member_elbo")
 
 
 def columns(values: dict[str, np.ndarray], name: str, cell: tuple[int, ...]) -> dict[str, float]:
     """``name``, ``name_se``, ``name_se_mc`` of one cell of [N, ...] values."""
-    at: Any = (slice(None), *cell)
+    at: tuple[slice | int, ...] = (slice(None), *cell)
     chosen = torch.from_numpy(values[name][at])
     row = {name: float(chosen.mean()), f"{name}_se": float(standard_error(chosen))}
     if f"{name}_var" in values:
@@ -47,9 +47,9 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
     light_at_l = [trusted_errors(values, (s, last), grid[-1]) for s in range(size)]
     for s in range(size):
         for i, num_samples in enumerate(grid):
-            row: dict[str, Any] = {"S": s + 1, "L": num_samples}
+            row: dict[str, float] = {"S": s + 1, "L": num_samples}
             cell = (s, i)
-            for name in BOUNDS:
+            for name in names():
                 row |= columns(values, name, cell)
             row |= trusted_errors(values, cell, num_samples)
             row |= biases(values, row, cell, light_at_l[s])
@@ -63,7 +63,7 @@ def bounds_table(values: dict[str, np.ndarray], grid: tuple[int, ...], seconds: 
 
 
 def biases(
-    values: dict[str, np.ndarray], row: dict[str, Any], cell: tuple[int, int], light: dict[str, bool]
+    values: dict[str, np.ndarray], row: dict[str, float], cell: tuple[int, int], light: dict[str, bool]
 ) -> dict[str, float]:
     """``<name>_debiased`` and ``<name>_bias``: the jackknife's estimate of the limit in L, and what the row is off by.
 
@@ -71,13 +71,15 @@ def biases(
     at L are heavy (``light`` is False) or the error there is unknown. Average ELBO and JSD do not change with L.
     """
     found: dict[str, float] = {}
-    for name in ("miselbo", "joint_bound", "average_iwelbo", "delta"):
-        limit = math.nan
-        if light[f"{name}_se_mc_trusted"]:
-            limit = float((values[name][:, cell[0], -1] - values[f"{name}_bias"][:, cell[0]]).mean())
-        found |= {f"{name}_bias": row[name] - limit, f"{name}_debiased": limit}
-    for name in ("average_elbo", "jsd"):
-        found |= {f"{name}_bias": 0.0, f"{name}_debiased": row[name]}
+    for quantity in QUANTITIES:
+        name = quantity.name
+        if quantity.limit == "jackknife":
+            limit = math.nan
+            if light[f"{name}_se_mc_trusted"]:
+                limit = float((values[name][:, cell[0], -1] - values[f"{name}_bias"][:, cell[0]]).mean())
+            found |= {f"{name}_bias": row[name] - limit, f"{name}_debiased": limit}
+        elif quantity.limit == "itself":
+            found |= {f"{name}_bias": 0.0, f"{name}_debiased": row[name]}
     return found
 
 
@@ -94,14 +96,17 @@ def trusted_errors(values: dict[str, np.ndarray], cell: tuple[int, int], num_sam
         return error_trusted(torch.from_numpy(k), torch.from_numpy(variances), draws)
 
     pooled, draws = values["pareto_k"][:, s, i], (s + 1) * num_samples
-    light = {name: by(pooled, values[f"{name}_var"][:, s, i], draws) for name in ("miselbo", "joint_bound")}
-    light["average_iwelbo"] = by(
+    of_members = by(
         values["member_pareto_k"][:, members, i], values["member_iwelbo_var"][:, members, i], num_samples
     )
-    light["delta"] = light["miselbo"] and light["average_iwelbo"]
-    light["slack"] = light["joint_bound"]
-    known = {name: bool(np.isfinite(values[f"{name}_var"][:, s, i]).all()) for name in BOUNDS}
-    return {f"{name}_se_mc_trusted": known[name] and light.get(name, True) for name in BOUNDS}
+    light = {
+        q.name: of_members if q.weights == "members" else by(pooled, values[f"{q.name}_var"][:, s, i], draws)
+        for q in QUANTITIES
+        if q.weights
+    }
+    light |= {q.name: all(light[name] for name in q.trusted_with) for q in QUANTITIES if q.trusted_with}
+    known = {name: bool(np.isfinite(values[f"{name}_var"][:, s, i]).all()) for name in names()}
+    return {f"{name}_se_mc_trusted": known[name] and light.get(name, True) for name in names()}
 
 
 def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.DataFrame:
@@ -111,7 +116,7 @@ def member_table(values: dict[str, np.ndarray], grid: tuple[int, ...]) -> pd.Dat
     best = np.where(np.isnan(means), -math.inf, means).argmax(0)  # of every L'
     for s in range(values["member_iwelbo"].shape[1]):
         for i, num_samples in enumerate(grid):
-            row: dict[str, Any] = {"member": s + 1, "L": num_samples}
+            row: dict[str, float] = {"member": s + 1, "L": num_samples}
             for name in ("member_iwelbo", "member_elbo"):
                 named = columns(values, name, (s, i))
                 row |= {key.removeprefix("member_"): value for key, value in named.items()}
@@ -135,11 +140,11 @@ def example_table(values: dict[str, np.ndarray]) -> pd.DataFrame:
     table = {"index": values["index"]}
     if "data_hash" in values:
         table["data_hash"] = values["data_hash"]
-    for name in (*BOUNDS, "ess", "max_weight"):
+    for name in (*names(), "ess", "max_weight"):
         table[name] = values[name][:, -1, -1]
     table["pareto_k"] = values["pareto_k"][:, -1, -1]
     table["non_finite"] = values["non_finite"][:, -1, -1].astype(int)
-    for name in BOUNDS:
+    for name in names():
         table[f"{name}_se_mc"] = np.sqrt(values[f"{name}_var"][:, -1, -1])
     for s in range(values["member_iwelbo"].shape[1]):
         table[f"iwelbo_{s + 1}"] = values["member_iwelbo"][:, s, -1]

@@ -1,7 +1,7 @@
 """Whether the numbers of an evaluation can be trusted: shares, and sentences on what speaks against them."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from miselbo.bounds.diagnostics import k_threshold
 from miselbo.evaluation.evidence import HEAVY_TAIL, MOST_LISTED, Evidence
 from miselbo.evaluation.verdicts import sentences
+from miselbo.report.summary import Trust
 
 
 def heavy_share(k: np.ndarray, num_draws: int) -> dict[str, float]:
@@ -37,7 +38,7 @@ def cell_trust(values: dict[str, np.ndarray], cell: tuple[int, int], num_samples
     }
 
 
-def trust(values: dict[str, np.ndarray], headline: dict[str, Any]) -> dict[str, Any]:
+def trust(values: dict[str, np.ndarray], headline: Mapping[str, float]) -> Trust:
     """Whether the numbers can be trusted: shares, and a plain sentence for each thing that speaks against them.
 
     Args:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from miselbo.bounds.quantities import names
 from miselbo.evaluation.evidence import HEAVY_TAIL, Evidence, heavy, light, listed, pooled_k, threshold
 from miselbo.evaluation.member_verdicts import (
     apart,
@@ -17,7 +18,7 @@ from miselbo.evaluation.member_verdicts import (
     large_slack,
 )
 
-BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo")
+BOUNDS = names("bound")
 
 
 def zero_mass(about: Evidence) -> str | None:

@@ -4,21 +4,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from miselbo.errors import Stopped
 from miselbo.evaluation.multilevel import write_pieces
 from miselbo.evaluation.scoring import NetworkSource
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import write_shards
-from miselbo.runs.building import build
+from miselbo.runs.plan import reopen
 from miselbo.runs.restore import restore
 from miselbo.runtime import faults, machine, stopping
 from miselbo.runtime.processes import end, follow_parent
 from miselbo.runtime.progress import Meter
+
+Units = tuple[Sequence[int], bool]  # of each level, and whether of the pilot
 
 
 def number_of_processes(workers: int | str, device: str) -> int:
@@ -36,7 +36,7 @@ def score_in_processes(
     count: int,
     num_data: int,
     shards: Path,
-    units: tuple[Sequence[int], bool] | None = None,
+    units: Units | None = None,
 ) -> None:
     """Write the shards of an evaluation with ``count`` processes, rank r taking batches r, r + count, ...
 
@@ -80,7 +80,13 @@ def score_in_processes(
 
 
 def _work(
-    text: str, settings: Settings, device: str, rank: int, count: int, shards: Path, units: Any
+    text: str,
+    settings: Settings,
+    device: str,
+    rank: int,
+    count: int,
+    shards: Path,
+    units: tuple[Sequence[int], bool] | None,
 ) -> None:
     follow_parent()
     try:
@@ -96,15 +102,19 @@ def _work(
 
 
 def _score(
-    text: str, settings: Settings, device: str, rank: int, count: int, shards: Path, units: Any
+    text: str,
+    settings: Settings,
+    device: str,
+    rank: int,
+    count: int,
+    shards: Path,
+    units: tuple[Sequence[int], bool] | None,
 ) -> None:
-    cfg: Any = OmegaConf.create(text)
-    machine.prepare(cfg.num_threads)
-    data = build(cfg.dataset)
-    data.setup()
-    ensemble = restore(cfg, data)
+    run = reopen(text)
+    machine.prepare(run.num_threads)
+    ensemble = restore(run.source, run.data)
     place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
-    source = NetworkSource(ensemble, data, settings, place)
+    source = NetworkSource(ensemble, run.data, settings, place)
     if units is not None:
         with torch.inference_mode():
             write_pieces(source, settings, shards, units[0], units[1], rank, count)

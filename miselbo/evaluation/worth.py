@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from miselbo.bounds.worth import against_best, shares
+from miselbo.report.summary import Summary
 from miselbo.runtime.words import reword
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -45,7 +45,7 @@ def verdict(table: pd.DataFrame) -> str | None:
     """
     if not len(table):
         return None
-    row: dict[str, Any] = table.iloc[-1].to_dict()
+    row = table.iloc[-1].to_dict()
     size = int(row["S"])
     several = NUMBERS[size].capitalize() if size < len(NUMBERS) else str(size)
     low, high = row["joint_gain_low"], row["joint_gain_high"]
@@ -59,7 +59,7 @@ def verdict(table: pd.DataFrame) -> str | None:
     )
 
 
-def summary(table: pd.DataFrame, words: Mapping[str, str]) -> dict[str, Any]:
+def summary(table: pd.DataFrame, words: Mapping[str, str]) -> Summary:
     """What goes into ``summary.json``: ``worth`` with the ``sentence`` and the ``rows`` of the table, or nothing."""
     sentence = verdict(table)
     if sentence is None:

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +158,7 @@ class ArraySource:
         for samples in _slices(self.num_samples - first, step):
             yield self.scores.part(batch, slice(first + samples.start, first + samples.stop))
 
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> dict[str, object]:
         """What the numbers depend on, plain JSON types."""
         total = len(self.scores.index)
         return {
@@ -174,11 +173,11 @@ class ArraySource:
         }
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         what = "a single array (.npy)" if path.suffix == ".npy" else "no .npz file, or damaged"
         raise InputError(f"{path} is {what}; {EXPECTED} written by np.savez(path, log_p=..., log_q=...)")
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as file:
             _check_names(path, file.files)
@@ -192,10 +191,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
     return arrays
 
 
-def _read_folder(folder: Path) -> dict[str, Any]:
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     files = {file.stem: file for file in sorted(folder.glob("*.npy"))}
     _check_names(folder, list(files))
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in ("log_p", "log_q", "index"):
         if name in files:
             try:
@@ -229,7 +228,7 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
     )
 
 
-def _check_dtype(path: Path, name: str, array: Any) -> None:
+def _check_dtype(path: Path, name: str, array: object) -> None:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise InputError(
             f"{name} in {path} is of dtype {getattr(array, 'dtype', 'unknown')}; expected float64 (or float32): "
@@ -237,7 +236,7 @@ def _check_dtype(path: Path, name: str, array: Any) -> None:
         )
 
 
-def _check_index(path: Path, index: Any, count: int) -> np.ndarray:
+def _check_index(path: Path, index: object, count: int) -> np.ndarray:
     if index is None:
         return np.arange(count)
     if not isinstance(index, np.ndarray) or index.dtype.kind not in "iu":

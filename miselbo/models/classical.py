@@ -1,9 +1,9 @@
 """Classical targets: any callable z -> log p(z) as a target, any torch distribution as a member."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,13 @@ class PointDraw:
 
     z: Tensor
     log_p: Tensor
+
+
+class Sampler(Protocol):
+    """A member that draws its own samples, which need no x."""
+
+    def sample(self, keys: Keys, dtype: torch.dtype) -> Tensor:
+        """[L, B, *shape]."""
 
 
 class DensityTarget(nn.Module):
@@ -53,7 +60,9 @@ class DensityTarget(nn.Module):
                 f"model=gaussian approximates a density, and these data are none ({type(spec).__name__}): use "
                 "dataset=u2 or another density (docs/classical.md), or a model of such data"
             )
-        self.log_density: Any = spec.log_density if isinstance(spec, DensitySpec) else spec
+        self.log_density: Callable[[Tensor], Tensor] = (
+            spec.log_density if isinstance(spec, DensitySpec) else spec
+        )
         self.latent_shapes = [(spec.dim,) if isinstance(spec, DensitySpec) else tuple(shape or ())]
         for part in (self.log_density,):
             if isinstance(part, nn.Module):
@@ -89,7 +98,7 @@ class DensityTarget(nn.Module):
         """Names of the draws; each family makes of them what it needs."""
         return Keys(seed, index, member, samples)
 
-    def draw(self, x: Tensor, member: Any, context: Any, eps: Keys) -> PointDraw:
+    def draw(self, x: Tensor, member: Sampler, context: object, eps: Keys) -> PointDraw:
         """Samples of a member."""
         z = member.sample(eps, x.dtype)
         return PointDraw(z, self.log_prob(z))
@@ -108,10 +117,10 @@ class DensityTarget(nn.Module):
         return PointDraw(z[0], self.log_prob(z[0]))
 
 
-def _same_density(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _same_density(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
     found = state.get(f"{prefix}probe")
     if found is not None and not torch.allclose(
-        found, module.probe.to(found), rtol=1e-4, atol=1e-4, equal_nan=True
+        found, module.get_buffer("probe").to(found), rtol=1e-4, atol=1e-4, equal_nan=True
     ):
         raise InputError(
             "the target in this run folder is another density: its values at fixed points differ "
@@ -139,13 +148,13 @@ class DistributionMember(nn.Module):
         return log_density(self.distribution, drawn.z)
 
 
-def adopt(target: Any, members: Sequence[Any]) -> tuple[Any, list[Any]]:
+def adopt(target: object, members: Sequence[object]) -> tuple[object, list[object]]:
     """A callable and distributions as target and members; what is one already stays as it is.
 
     Raises:
         InputError: distributions of different shapes, or a target that is neither callable nor a target.
     """
-    made = [DistributionMember(m) if isinstance(m, Distribution) else m for m in members]
+    made: list[object] = [DistributionMember(m) if isinstance(m, Distribution) else m for m in members]
     if hasattr(target, "draw"):
         return target, made
     if not callable(target) or inspect.isclass(target):

@@ -1,4 +1,4 @@
-"""Any callable log_joint(x, z) as a target, any callable x -> ``torch.distributions.Distribution`` as a member.
+"""A callable log_joint(x, z) as a target, a callable x -> ``torch.distributions.Distribution`` as a member.
 
 A member's distribution has batch shape [B], one element per example, and event shape [D...]. Its samples z [L, B, D...]
 are functions of (seed, example, member, sample), whatever batch the example stands in.
@@ -7,7 +7,6 @@ are functions of (seed, example, member, sample), whatever batch the example sta
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class JointTarget(nn.Module):
         """Names of the draws; each member makes of them what it needs."""
         return Keys(seed, index, member, samples)
 
-    def draw(self, x: Tensor, member: Any, context: Conditioned, eps: Keys) -> PointDraw:
+    def draw(self, x: Tensor, member: "ConditionalMember", context: Conditioned, eps: Keys) -> PointDraw:
         """Samples of a member."""
         return self.at(x, [member.sample(context, eps)])
 
@@ -80,7 +79,7 @@ class ConditionalMember(nn.Module):
     def sample(self, context: Conditioned, keys: Keys) -> Tensor:
         """Samples [L, B, D...]."""
         made = context.distribution
-        base: Any = made
+        base = made
         while isinstance(base, Independent):
             base = base.base_dist
         if type(base) is Normal:
@@ -107,7 +106,7 @@ class ConditionalMember(nn.Module):
         return values.where(inside, -torch.inf)
 
 
-def adopt(target: Any, members: Sequence[Any], conditional: bool) -> tuple[Any, list[Any]]:
+def adopt(target: object, members: Sequence[object], conditional: bool) -> tuple[object, list[object]]:
     """Whatever :func:`miselbo.evaluate` is given, as a target and members.
 
     Args:
@@ -125,24 +124,31 @@ def adopt(target: Any, members: Sequence[Any], conditional: bool) -> tuple[Any, 
             f"a target is a Target or a callable log_joint(x, z) -> [L, B], got {type(target).__name__}"
         )
     if conditional:
-        for member in members:
-            if not callable(member) or isinstance(member, Distribution):
-                raise InputError(
-                    f"a member is an Approximation or a callable x -> torch.distributions.Distribution, got "
-                    f"{type(member).__name__}; with x=None distributions themselves are members"
-                )
-        return JointTarget(target), [ConditionalMember(member) for member in members]
-    made = [member if isinstance(member, Distribution) else member(None) for member in members]
-    wrong = next((m for m in made if not isinstance(m, Distribution)), None)
-    if wrong is not None:
-        raise InputError(
-            f"with x=None a member is a distribution or a callable that gives one, got {type(wrong).__name__}"
-        )
+        return JointTarget(target), [_conditional(member) for member in members]
+    made = [_unconditional(member) for member in members]
     shapes = sorted({(*m.batch_shape, *m.event_shape) for m in made})
     if len(shapes) != 1:
         raise InputError(f"the members' samples must have one shape, got {shapes}")
     single = DensityTarget(_of_z_alone(target), shapes[0])
     return single, [DistributionMember(m) for m in made]
+
+
+def _conditional(member: object) -> ConditionalMember:
+    if not callable(member) or isinstance(member, Distribution):
+        raise InputError(
+            f"a member is an Approximation or a callable x -> torch.distributions.Distribution, got "
+            f"{type(member).__name__}; with x=None distributions themselves are members"
+        )
+    return ConditionalMember(member)
+
+
+def _unconditional(member: object) -> Distribution:
+    made = member(None) if callable(member) and not isinstance(member, Distribution) else member
+    if not isinstance(made, Distribution):
+        raise InputError(
+            f"with x=None a member is a distribution or a callable that gives one, got {type(made).__name__}"
+        )
+    return made
 
 
 def _of_z_alone(target: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:

@@ -4,11 +4,11 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions.constraints import Constraint
 
 from miselbo import noise
 from miselbo.errors import InputError
@@ -49,14 +49,14 @@ def family_class(name: str) -> type[Distribution]:
     return found
 
 
-def parameter_constraints(family: type[Distribution], given: Mapping[str, Any]) -> dict[str, Any]:
+def parameter_constraints(family: type[Distribution], given: Mapping[str, object]) -> dict[str, Constraint]:
     """The constraint of each parameter, one name of those that say the same: the one that is given.
 
     Example:
         >>> sorted(parameter_constraints(MultivariateNormal, {}))
         ['loc', 'scale_tril']
     """
-    found: dict[str, Any] = dict(family.arg_constraints)  # type: ignore[call-overload]
+    found: dict[str, Constraint] = dict(family.arg_constraints)  # type: ignore[call-overload]
     for names in ALTERNATIVES:
         present = [name for name in names if name in found]
         keep = next((name for name in present if name in given), present[0] if present else None)
@@ -113,10 +113,10 @@ def unchecked(distribution: Distribution) -> Distribution:
 def draw(distribution: Distribution, keys: Keys) -> Tensor:
     """Samples [L, B, *shape], a function of the keys alone, however many are drawn at once.
 
-    Normal families transform counter-based normal noise. Any other one draws blocks of 256 samples of an example with
+    Normal families transform counter-based normal noise. Every other one draws blocks of 256 samples of an example with
     torch's generator, seeded by (seed, example, member, block).
     """
-    base: Any = distribution
+    base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
     shape = torch.Size((*distribution.batch_shape, *distribution.event_shape))
@@ -128,7 +128,7 @@ def draw(distribution: Distribution, keys: Keys) -> Tensor:
     return _blocks(distribution, keys)
 
 
-def location_scale(base: Any, eps: Tensor) -> Tensor:
+def location_scale(base: Normal | MultivariateNormal, eps: Tensor) -> Tensor:
     """Samples of a Normal or MultivariateNormal from standard normal noise of their shape."""
     if isinstance(base, Normal):
         return base.loc + base.scale * eps

@@ -1,14 +1,18 @@
 """Trainable classical approximations: a diagonal Gaussian, or any other family of torch.distributions by name."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, transform_to
+from torch.distributions.constraints import Constraint
 
 from miselbo.errors import InputError
+from miselbo.models.classical import PointDraw
 from miselbo.models.families import Keys, draw, family_class, log_density, parameter_constraints
+from miselbo.protocols import Target
+
+Value = float | Sequence[float] | Sequence[Sequence[float]]
 
 
 class Gaussian(nn.Module):
@@ -39,11 +43,11 @@ class Gaussian(nn.Module):
 
     def __init__(
         self,
-        target: Any,
+        target: Target,
         *,
         family: str = "Normal",
-        fixed: Mapping[str, Any] | None = None,
-        initial: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Value] | None = None,
+        initial: Mapping[str, Value] | None = None,
         spread: float = 2.0,
         seed: int | None = None,
     ):
@@ -52,8 +56,9 @@ class Gaussian(nn.Module):
         both = sorted(fixed.keys() & initial.keys())
         if both:
             raise InputError(f"{', '.join(both)}: a parameter is either fixed or has an initial value")
-        self.family: Any = family_class(family)
-        self.constraints = parameter_constraints(self.family, {**fixed, **initial})
+        kind = family_class(family)
+        self.family: Callable[..., Distribution] = kind
+        self.constraints = parameter_constraints(kind, {**fixed, **initial})
         (dim,) = target.latent_shapes[0]
         self.shape = (dim,)
         drawn_seed = int(torch.randint(2**62, ()))
@@ -103,16 +108,16 @@ class Gaussian(nn.Module):
         """Samples [L, B, d]."""
         return draw(self.distribution, keys)
 
-    def log_prob(self, context: Distribution, drawn: Any) -> Tensor:
+    def log_prob(self, context: Distribution, drawn: PointDraw) -> Tensor:
         """log q(z), [L, B]."""
         return log_density(context, drawn.z)
 
 
-def _is_real(constraint: Any) -> bool:
+def _is_real(constraint: Constraint) -> bool:
     return str(constraint) in ("Real()", "IndependentConstraint(Real(), 1)")
 
 
-def _value(name: str, value: Any, size: tuple[int, ...], constraint: Any) -> Tensor:
+def _value(name: str, value: Value, size: tuple[int, ...], constraint: Constraint) -> Tensor:
     """A value the user gave, in its parameter's shape; a number stands for all entries, or for the diagonal."""
     try:
         given = torch.as_tensor(value if isinstance(value, int | float) else list(value), dtype=torch.float32)

@@ -227,7 +227,7 @@ class Regularised(nn.Module):
         """Kernels under the spectral regulariser: those of all convolutions."""
         return [module.weight for module in self.modules() if isinstance(module, nn.Conv2d)]
 
-    def batch_norms(self) -> list[nn.Module]:
+    def batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         """Layers whose scales are regularised, and whose statistics a skipped step must not change."""
         return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 

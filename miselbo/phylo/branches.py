@@ -9,15 +9,13 @@ hundred then costs the ELBO most of what it misses. ``largest_scale`` is the sof
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from miselbo.errors import InputError
-from miselbo.phylo.flows import Identity, Table
+from miselbo.phylo.flows import Flow, Identity, MakeFlow, Table
 from miselbo.phylo.support import Support, Trees
 
 SHIFT = -2.0
@@ -47,7 +45,7 @@ class Branches(nn.Module):
     def __init__(
         self,
         support: Support,
-        flow: Callable[..., Any] | None = None,
+        flow: MakeFlow | None = None,
         start: float = math.exp(SHIFT),
         largest_scale: float | None = None,
     ):
@@ -64,7 +62,7 @@ class Branches(nn.Module):
         self.table = Table(self.num_rows, 2, bound=math.sqrt(6 / (self.num_rows + 2)))  # Xavier
         with torch.no_grad():  # every edge has one split, so this moves every median
             self.table.weight[: self.num_splits, 0] += math.log(start) - SHIFT
-        self.flow = (flow or Identity)(support.num_taxa, self.num_rows)
+        self.flow: Flow = (flow or Identity)(support.num_taxa, self.num_rows)
 
     def rows(self, trees: Trees) -> Tensor:
         """Embedding rows [K, B, 3] of the edges, ``num_rows`` for none."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from miselbo.phylo.text.reading import read_text
 from miselbo.phylo.text.tree_files import check_binary, number_burnt
 from miselbo.phylo.text.tree_texts import tree_texts
 from miselbo.phylo.tree import lengths_of
+from miselbo.protocols import EnsembleForm
 from miselbo.runtime.files import write_json
 
 MRBAYES = "mrbayes"  # in place of files: run it
@@ -118,9 +119,24 @@ def read_chain(path: str | Path, names: Sequence[str], burn_in: float = 0.25) ->
     return topologies, torch.from_numpy(np.log(np.stack(lengths)))
 
 
+class Sides(TypedDict, total=False):
+    """Both sides of log p(Y), nats, and a claim held against them."""
+
+    lower: float
+    upper: float
+    bridge: float
+    bridge_se: float
+    q_outside: float
+    risk: float
+    chains: list[int]
+    claimed: float | None
+    inside: bool
+    sentence: str
+
+
 def save_evidence(
-    ensemble: Any, evidence: Evidence, chains: Sequence[Chain], seed: int, results: Path
-) -> dict[str, Any]:
+    ensemble: EnsembleForm, evidence: Evidence, chains: Sequence[Chain], seed: int, results: Path
+) -> Sides:
     """Write ``evidence.json``: both sides of log p(Y), the bridge estimate, and where the claim stands.
 
     Args:
@@ -146,8 +162,12 @@ def save_evidence(
                 "dataset.evidence.chains=mrbayes is run with JC69 alone: give the tree files of your own runs"
             )
         chains = evidence.made(target.spec.alignment, float(target.branch_rate))
-    found: dict[str, Any] = two_sided(ensemble, chains, seed, RISK)
-    found |= {"risk": RISK, "chains": [len(topologies) for topologies, _ in chains], "claimed": claimed}
+    found: Sides = {
+        **two_sided(ensemble, chains, seed, RISK),  # type: ignore[typeddict-item]
+        "risk": RISK,
+        "chains": [len(topologies) for topologies, _ in chains],
+        "claimed": claimed,
+    }
     if claimed is not None:
         found["inside"] = bool(found["lower"] <= claimed <= found["upper"])
     found["sentence"] = sentence(found)
@@ -156,7 +176,7 @@ def save_evidence(
     return found
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(found: Sides) -> str:
     """Both sides in words, with what they rest on.
 
     Example:

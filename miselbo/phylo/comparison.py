@@ -31,6 +31,7 @@ from miselbo.phylo.summaries import (
     split_probabilities,
 )
 from miselbo.phylo.text.newick import Topology
+from miselbo.protocols import EnsembleForm
 from miselbo.runtime.files import atomic, write_json, write_text
 
 DRAWS = 10_000  # per member
@@ -55,7 +56,7 @@ class Drawn:
 
 @torch.no_grad()
 def compare(
-    ensemble: Any, seed: int, posterior: Mapping[Topology, float] | None = None, samples: int = DRAWS
+    ensemble: EnsembleForm, seed: int, posterior: Mapping[Topology, float] | None = None, samples: int = DRAWS
 ) -> dict[str, Any]:
     """The distances, as plain types.
 
@@ -105,7 +106,7 @@ def compare(
     }
 
 
-def draw(ensemble: Any, s: int, samples: int, seed: int) -> Drawn:
+def draw(ensemble: EnsembleForm, s: int, samples: int, seed: int) -> Drawn:
     """Trees of member s (from 0) with their scores under all."""
     target, index = ensemble.target, torch.zeros(1, dtype=torch.int64)
     parts = []
@@ -203,7 +204,7 @@ def elbo_warnings(members: Sequence[Mapping[str, Any]], reported: pd.DataFrame) 
     return sentences
 
 
-def save_comparison(ensemble: Any, seed: int, posterior: str | None, results: Path) -> None:
+def save_comparison(ensemble: EnsembleForm, seed: int, posterior: str | None, results: Path) -> None:
     """Write ``trees.csv``, ``consensus_weighted.nwk`` and ``distances.json`` for the report."""
     names = ensemble.target.spec.alignment.names
     found = compare(ensemble, seed, read_posterior(posterior, names) if posterior else None)

@@ -4,7 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -16,22 +16,54 @@ from miselbo.evaluation.shards import scores_bytes
 from miselbo.evaluation.workers import number_of_processes
 from miselbo.noise import derive
 from miselbo.phylo.comparison import DRAWS
+from miselbo.phylo.data import AlignmentData
 from miselbo.phylo.member import MONITOR, Training
 from miselbo.phylo.objective import Objective
 from miselbo.phylo.output.draws import SAMPLES
+from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime.counters import parameter_bytes, size_text
 
 
+class TrainingCost(TypedDict):
+    """Of one member's training."""
+
+    iterations: int
+    rounds: int
+    likelihoods: int
+    milliseconds_per_iteration: float
+    minutes: float
+
+
+class EvaluationCost(TypedDict):
+    """Of the evaluation with its tree summaries."""
+
+    replicates: int
+    S: int
+    L: int
+    likelihoods: int
+    processes: int
+    minutes: float
+
+
+class Cost(TypedDict):
+    """Of both."""
+
+    training: TrainingCost
+    evaluation: EvaluationCost
+    bytes: dict[str, int]
+    minutes: float
+
+
 def predict(
     plan: TrainingPlan,
-    data: Any,
-    target: Any,
-    members: Sequence[Any],
+    data: AlignmentData,
+    target: Posterior,
+    members: Sequence[Vbpi],
     settings: Settings,
     workers: int | str = 1,
     seconds: float = MEASURE,
-) -> dict[str, Any]:
+) -> Cost:
     """Cost of training and evaluating an ensemble, from a few measured iterations of copies of its modules.
 
     Args:
@@ -60,42 +92,40 @@ def predict(
     pass_draws = min(settings.samples_per_pass, settings.num_samples) * min(
         settings.batch_size, source.num_data
     )
-    result = {
-        "training": {
-            "iterations": steps,
-            "rounds": len(objective.ends(steps)),
-            "likelihoods": steps * objective.num_particles + epochs * MONITOR,
-            "milliseconds_per_iteration": 1000 * iteration,
-            "minutes": (steps * iteration + epochs * monitor) / 60,
-        },
-        "evaluation": {
-            "replicates": source.num_data,
-            "S": size,
-            "L": settings.num_samples,
-            "likelihoods": draws + size * (SAMPLES + DRAWS),
-            "processes": processes,
-            "minutes": timed["minutes"] + summaries / 60,
-        },
-        "bytes": {
-            "target": parameter_bytes(target),
-            "member": weights,
-            "resume_point": 3 * weights,  # Adam keeps two numbers per parameter
-            "activations": timed["activations"] + pass_draws * tree_bytes(target, members[0]),
-            "result_shards": shard_bytes(size, settings) * source.num_data,
-            "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
-        },
+    train: TrainingCost = {
+        "iterations": steps,
+        "rounds": len(objective.ends(steps)),
+        "likelihoods": steps * objective.num_particles + epochs * MONITOR,
+        "milliseconds_per_iteration": 1000 * iteration,
+        "minutes": (steps * iteration + epochs * monitor) / 60,
     }
-    result["minutes"] = size * result["training"]["minutes"] + result["evaluation"]["minutes"]
-    return result
+    evaluate: EvaluationCost = {
+        "replicates": source.num_data,
+        "S": size,
+        "L": settings.num_samples,
+        "likelihoods": draws + size * (SAMPLES + DRAWS),
+        "processes": processes,
+        "minutes": timed["minutes"] + summaries / 60,
+    }
+    held = {
+        "target": parameter_bytes(target),
+        "member": weights,
+        "resume_point": 3 * weights,  # Adam keeps two numbers per parameter
+        "activations": timed["activations"] + pass_draws * tree_bytes(target, members[0]),
+        "result_shards": shard_bytes(size, settings) * source.num_data,
+        "saved_scores": scores_bytes(source, settings) if settings.save_scores else 0,
+    }
+    minutes = size * train["minutes"] + evaluate["minutes"]
+    return {"training": train, "evaluation": evaluate, "bytes": held, "minutes": minutes}
 
 
-def tree_bytes(target: Any, member: Any) -> int:
+def tree_bytes(target: Posterior, member: Vbpi) -> int:
     """Bytes of one indexed tree, which the counter of tensors does not see."""
     trees = member.sbn.sample(torch.full((1, target.num_taxa - 1), 0.5, dtype=torch.float64))
     return sum(array.nbytes for array in (trees.nodes, trees.splits, trees.psps, trees.pairs))
 
 
-def per_call(work: Callable[[], Any], seconds: float) -> float:
+def per_call(work: Callable[[], object], seconds: float) -> float:
     """Median seconds of a call, the first left out (it compiles)."""
     work()
     times: list[float] = []
@@ -106,29 +136,36 @@ def per_call(work: Callable[[], Any], seconds: float) -> float:
     return statistics.median(times)
 
 
-def forecast(*arguments: Any) -> dict[str, Any]:
+def forecast(
+    plan: TrainingPlan,
+    data: AlignmentData,
+    target: Posterior,
+    members: Sequence[Vbpi],
+    settings: Settings,
+    workers: int | str = 1,
+    seconds: float = MEASURE,
+) -> Cost:
     """:func:`predict`, printed; the ``cost`` of ``conf/model/vbpi.yaml``."""
-    result = predict(*arguments)
+    result = predict(plan, data, target, members, settings, workers, seconds)
     print(cost_text(result))
     return result
 
 
-def cost_text(result: dict[str, Any]) -> str:
+def cost_text(result: Cost) -> str:
     """A forecast as a table with units."""
     training, evaluation, has = result["training"], result["evaluation"], result["bytes"]
     size = evaluation["S"]
-    rows = [("train q1", training)]
+    rows = [("train q1" if size == 1 else "train one member", training["likelihoods"], training["minutes"])]
     if size > 1:
-        whole = {key: size * training[key] for key in ("likelihoods", "minutes")}
-        rows = [("train one member", training), (f"train all {size}", whole)]
-    rows.append(("evaluate", evaluation))
+        rows.append((f"train all {size}", size * training["likelihoods"], size * training["minutes"]))
+    rows.append(("evaluate", evaluation["likelihoods"], evaluation["minutes"]))
     return "\n".join(
         [
             "",
             "forecast at the speed measured now on the cpu; members one after another in one process",
             "",
             f"{'':<18}{'likelihoods':>16}{'minutes':>12}",
-            *(f"{name:<18}{row['likelihoods']:>16,}{row['minutes']:>12,.2f}" for name, row in rows),
+            *(f"{name:<18}{likelihoods:>16,}{minutes:>12,.2f}" for name, likelihoods, minutes in rows),
             f"{'total':<18}{'':>16}{result['minutes']:>12,.2f}",
             "",
             f"training: {training['iterations']:,} iterations of {training['milliseconds_per_iteration']:.2f} ms; "

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from miselbo.data.interface import Scoring
 from miselbo.data.replicates import Replicates
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
@@ -11,8 +11,9 @@ from miselbo.phylo.chains import Evidence, save_evidence
 from miselbo.phylo.evidence import Chain
 from miselbo.phylo.output.newick import outgroup_mask
 from miselbo.phylo.simulation import NAMES, SEED, SITES, TREE, simulate
-from miselbo.phylo.topologies import SupportOptions, find_support
+from miselbo.phylo.topologies import About, SupportOptions, find_support
 from miselbo.phylo.vbpi import PhyloSpec
+from miselbo.protocols import EnsembleForm
 
 ENDINGS = (".fasta", ".fa", ".fas", ".nex", ".nexus", ".phy", ".aln", ".fasta.gz")
 TREE_ENDINGS = ("_ufboot.tsv.gz", ".trprobs", ".ufboot")
@@ -45,22 +46,23 @@ class AlignmentData(Replicates):
         self,
         name: str,
         read: Callable[[], Alignment],
-        support: Mapping[str, Any],
+        support: Mapping[str, object],
         replicates: int,
         posterior: str | None = None,
         outgroup: str | Sequence[str] | None = None,
-        evidence: Mapping[str, Any] | None = None,
+        evidence: Mapping[str, object] | None = None,
     ):
         super().__init__(name, replicates)
         self.read, self.options, self.outgroup = read, options_of(support), outgroup
-        self.evidence, self.chains = Evidence(**(evidence or {})), list[Chain]()
+        self.evidence = Evidence(**(evidence or {}))  # type: ignore[arg-type]
+        self.chains: list[Chain] = []
         if posterior is not None and not Path(posterior).is_file():
             raise InputError(
                 f"dataset.posterior={posterior} does not exist: give a tree file with weights, or null"
             )
         self.posterior = posterior
         self._spec: PhyloSpec | None = None
-        self.about: dict[str, Any] = {}
+        self.about: About = {"method": "", "num_topologies": 0}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the alignment and find the support."""
@@ -82,7 +84,7 @@ class AlignmentData(Replicates):
             raise RuntimeError("no alignment")
         return self._spec
 
-    def save_extras(self, ensemble: Any, settings: Any, count: int, results: Path) -> None:
+    def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """Posterior trees as files, and split probabilities, log marginal likelihood and distances for the report."""
         from miselbo.phylo.comparison import save_comparison
         from miselbo.phylo.output.draws import draw_trees
@@ -98,8 +100,8 @@ class AlignmentData(Replicates):
         save_comparison(ensemble, settings.seed, self.posterior, results)
 
     def draw_samples(
-        self, ensemble: Any, count: int, weighted: bool, seed: int, folder: Path
-    ) -> dict[str, Any]:
+        self, ensemble: EnsembleForm, count: int, weighted: bool, seed: int, folder: Path
+    ) -> dict[str, object]:
         """``task=sample``: write a posterior sample of trees, and its parameters; see :mod:`~miselbo.phylo.output`.
 
         Args:
@@ -116,7 +118,7 @@ class AlignmentData(Replicates):
         draws = draw_trees(ensemble, seed, -(-count // size) if weighted else max(1000, -(-count // size)))
         return save_sample(draws, count, weighted, self.root, seed, folder)
 
-    def protocol(self, split: str = "test") -> dict[str, Any]:
+    def protocol(self, split: str = "test") -> dict[str, object]:
         """Alignment and support beside what a replicate is."""
         alignment, support = self.spec.alignment, self.spec.support
         return {
@@ -130,10 +132,10 @@ class AlignmentData(Replicates):
         }
 
 
-def options_of(support: Mapping[str, Any]) -> SupportOptions:
+def options_of(support: Mapping[str, object]) -> SupportOptions:
     """Checked options; InputError for an unknown one."""
     try:
-        return SupportOptions(**support)
+        return SupportOptions(**support)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(f"dataset.support: {error}") from None
 
@@ -141,11 +143,11 @@ def options_of(support: Mapping[str, Any]) -> SupportOptions:
 def benchmark(
     name: str,
     root: str | None,
-    support: Mapping[str, Any],
+    support: Mapping[str, object],
     replicates: int,
     posterior: str | None = None,
     outgroup: str | Sequence[str] | None = None,
-    evidence: Mapping[str, Any] | None = None,
+    evidence: Mapping[str, object] | None = None,
 ) -> AlignmentData:
     """One of DS1..DS8, from ``root``.
 
@@ -183,14 +185,14 @@ def benchmark(
 
 def from_file(
     path: str | None,
-    support: Mapping[str, Any],
+    support: Mapping[str, object],
     replicates: int,
     name: str = "alignment",
     posterior: str | None = None,
     outgroup: str | Sequence[str] | None = None,
-    evidence: Mapping[str, Any] | None = None,
+    evidence: Mapping[str, object] | None = None,
 ) -> AlignmentData:
-    """Any alignment in FASTA, PHYLIP, NEXUS or Clustal.
+    """An alignment in FASTA, PHYLIP, NEXUS or Clustal.
 
     Raises:
         InputError: no path, or no such file.
@@ -205,7 +207,7 @@ def from_file(
 
 
 def simulated(
-    support: Mapping[str, Any] | None = None,
+    support: Mapping[str, object] | None = None,
     replicates: int = 10,
     name: str = "simulated",
     max_epochs: int | None = None,

@@ -12,7 +12,6 @@ should be. Between the two stands the bridge estimate of Meng and Wong (1996): i
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from miselbo.errors import InputError
 from miselbo.phylo.text.newick import Topology
+from miselbo.protocols import EnsembleForm
 
 ITERATIONS = 1000
 Chain = tuple[
@@ -94,7 +94,7 @@ def bridge_error(from_q: np.ndarray, chains: Sequence[np.ndarray]) -> float:
 
 @torch.no_grad()
 def two_sided(
-    ensemble: Any,
+    ensemble: EnsembleForm,
     chains: Sequence[Chain],
     seed: int,
     risk: float = 0.05,
@@ -145,7 +145,7 @@ def two_sided(
     }
 
 
-def chain_weights(ensemble: Any, topologies: Sequence[Topology], x: Tensor) -> np.ndarray:
+def chain_weights(ensemble: EnsembleForm, topologies: Sequence[Topology], x: Tensor) -> np.ndarray:
     """log p / q_mix [M] of a posterior's trees and log lengths [M, 2n - 3]; inf where no member has the topology."""
     target, support = ensemble.target, ensemble.target.spec.support
     if x.shape != (len(topologies), 2 * target.num_taxa - 3):

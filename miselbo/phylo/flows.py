@@ -12,6 +12,8 @@ inverse may overflow: it then returns non-finite numbers, and whoever asks maps 
 """
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,23 @@ class Table(nn.Module):
         none = len(self.weight) - 1
         flat = functional.embedding_bag(rows.flatten(0, -2), self.weight, mode="sum", padding_idx=none)
         return flat.unflatten(0, rows.shape[:-1])
+
+
+class Flow(Protocol):
+    """An invertible map of a tree's log branch lengths, edge by edge."""
+
+    @property
+    def differentiable_inverse(self) -> bool:
+        """Whether autograd may go through :meth:`inverse`."""
+
+    def __call__(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x [K, B] and log |det dx/dz| [K]."""
+
+    def inverse(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """z [K, B] and the same log determinant [K], at z."""
+
+
+MakeFlow = Callable[[int, int], Flow]  # of the numbers of taxa and of embedding rows
 
 
 class Identity(nn.Module):

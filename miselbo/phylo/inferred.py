@@ -14,7 +14,6 @@ pinv; the other categories' rates are divided by 1 - pinv, so that the mean rate
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.substitution import Substitution, check_positive, empirical_frequencies
 from miselbo.phylo.transitions import reversible
+from miselbo.protocols import Saved
 
 MODELS = {"jc69": (), "k80": ("kappa",), "hky": ("kappa", "frequencies"), "gtr": ("rates", "frequencies")}
 SIZES = {"kappa": 1, "rates": 5, "frequencies": 3, "gamma_shape": 1, "invariable": 1}
@@ -215,7 +215,7 @@ class Inferred:
 
 
 def make_inferred(
-    alignment: Alignment, options: Mapping[str, Any] | None, given: Substitution
+    alignment: Alignment, options: Mapping[str, object] | None, given: Substitution
 ) -> Inferred | None:
     """The model whose parameters are inferred; None where they are given.
 
@@ -242,7 +242,7 @@ def make_inferred(
             f"model.target.inferred.frequencies must be null (inferred), empirical or four numbers, got {frequencies!r}"
         )
     try:
-        found = Inferred(**settings)
+        found = Inferred(**settings)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(f"model.target.inferred: {error}") from None
     if not found.size:
@@ -277,7 +277,7 @@ class CategoryRates(torch.autograd.Function):
     STEP = 1e-3
 
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, count: int) -> Tensor:
+    def forward(ctx: Saved, alpha: Tensor, count: int) -> Tensor:
         """Rates."""
         value, step = alpha.detach().numpy(), CategoryRates.STEP
         far = [gamma_rates(value * np.exp(shift * step), count) for shift in (-2, -1, 1, 2)]
@@ -287,7 +287,7 @@ class CategoryRates(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Saved, grad: Tensor) -> tuple[Tensor, None]:
         """Gradient in alpha."""
         (slope,) = ctx.saved_tensors
         return (grad * slope).sum(-1), None

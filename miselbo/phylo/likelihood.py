@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from miselbo.phylo.inferred import Values
 from miselbo.phylo.substitution import Substitution
 from miselbo.phylo.text.newick import parse_newick, taxon_numbers
 from miselbo.phylo.transitions import transitions
+from miselbo.protocols import Saved
 
 
 class Likelihood:
@@ -82,7 +82,9 @@ class JukesCantor(Likelihood):
         patterns = alignment.merged_patterns
         self.tips, self.counts = blocks(patterns.tips, patterns.counts)
 
-    def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
+    def kernel(
+        self, nodes: np.ndarray, lengths: np.ndarray, gradient: bool, values: np.ndarray, slopes: np.ndarray
+    ) -> None:
         """Fill values and gradients."""
         from miselbo.phylo.compiled.jc import jc_trees
 
@@ -90,7 +92,7 @@ class JukesCantor(Likelihood):
 
 
 class Reversible(Likelihood):
-    """Any reversible model, with rate categories.
+    """Whatever reversible model, with rate categories.
 
     Args:
         alignment: identical columns are merged.
@@ -119,7 +121,9 @@ class Reversible(Likelihood):
         )  # symmetric: Q is reversible
         self.eigen = (vectors / root[:, None], values, np.ascontiguousarray(vectors.T * root))
 
-    def kernel(self, nodes: Any, lengths: Any, gradient: bool, values: Any, slopes: Any) -> None:
+    def kernel(
+        self, nodes: np.ndarray, lengths: np.ndarray, gradient: bool, values: np.ndarray, slopes: np.ndarray
+    ) -> None:
         """Fill values and gradients."""
         from miselbo.phylo.compiled.reversible import reversible_trees
 
@@ -130,7 +134,7 @@ class Reversible(Likelihood):
 
 
 class Parametric(Likelihood):
-    """Any reversible model for each tree of its own, differentiable in the lengths and in the model.
+    """A reversible model for each tree of its own, differentiable in the lengths and in the model.
 
     Args:
         alignment: identical columns are merged.
@@ -169,7 +173,7 @@ class MatrixPruning(torch.autograd.Function):
     """The compiled value of given transition matrices [K, 2n - 3, C, 4, 4] and vectors at the root [K, C, 4]."""
 
     @staticmethod
-    def forward(ctx: Any, change: Tensor, roots: Tensor, nodes: Tensor, model: Parametric) -> Tensor:
+    def forward(ctx: Saved, change: Tensor, roots: Tensor, nodes: Tensor, model: Parametric) -> Tensor:
         """Values [K]; the gradients are made with them when they are needed."""
         from miselbo.phylo.compiled.matrices import matrix_trees
 
@@ -197,7 +201,7 @@ class MatrixPruning(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Saved, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Gradients in the matrices and the vectors."""
         slopes, ends = ctx.saved_tensors
         dead = grad == 0  # of impossible data the slopes are no numbers
@@ -216,7 +220,7 @@ class Pruning(torch.autograd.Function):
     """The compiled value with its analytic gradient; the gradient is made with the value when it is needed."""
 
     @staticmethod
-    def forward(ctx: Any, lengths: Tensor, nodes: Tensor, model: Likelihood) -> Tensor:
+    def forward(ctx: Saved, lengths: Tensor, nodes: Tensor, model: Likelihood) -> Tensor:
         """Values [K]."""
         wanted = ctx.needs_input_grad[0]
         values, slopes = model.evaluate(
@@ -228,7 +232,7 @@ class Pruning(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Saved, grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradients in the lengths."""
         (slopes,) = ctx.saved_tensors
         return torch.where(grad[:, None] == 0, 0.0, grad[:, None] * slopes), None, None

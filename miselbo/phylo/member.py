@@ -81,8 +81,8 @@ class Training:
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Uniform and normal numbers for as many trees, from the member's generator."""
         choices, others = self.target.num_taxa - 1, self.target.num_continuous
-        options: Any = {"dtype": torch.float64, "generator": self.generator}
-        return torch.rand(count, choices, **options), torch.randn(count, others, **options)
+        uniforms = torch.rand(count, choices, dtype=torch.float64, generator=self.generator)
+        return uniforms, torch.randn(count, others, dtype=torch.float64, generator=self.generator)
 
     def iteration(self) -> float:
         """One step; returns the K-sample bound at beta = 1, nats (NaN for a skipped step)."""
@@ -180,7 +180,7 @@ class Training:
         x, log_q = self.member.branches.sample(trees, eps)
         return self.target.log_joint(trees, x) - log_q - self.member.sbn.log_prob(trees)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything a later process needs to go on exactly."""
         return {
             "member": self.member.state_dict(),

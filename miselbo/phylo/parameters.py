@@ -5,12 +5,11 @@ on the tree or its lengths. A point is the log branch lengths with theta behind 
 and trains lengths (:class:`miselbo.phylo.branches.Branches`) draws, scores and trains such points.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from miselbo.phylo.branches import Branches, standard
+from miselbo.phylo.flows import Flow
 from miselbo.phylo.support import Trees
 
 START_SCALE = 0.2  # initial standard deviation of a coordinate
@@ -41,7 +40,7 @@ class BranchesAndParameters(nn.Module):
         self.below = nn.Parameter(start.new_zeros(len(start), len(start)))
 
     @property
-    def flow(self) -> Any:
+    def flow(self) -> Flow:
         """That of the lengths."""
         return self.lengths.flow
 

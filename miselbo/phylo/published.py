@@ -12,13 +12,13 @@ Inner edges come in our order (sorted splits), which puts more equal edges side 
 published code does: its error may be larger.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from miselbo.ensemble import Ensemble
-from miselbo.phylo.branches import standard
+from miselbo.errors import InputError
+from miselbo.phylo.branches import Branches, standard
+from miselbo.phylo.vbpi import Draw, Vbpi
 
 
 @torch.no_grad()
@@ -73,15 +73,21 @@ def _one_replicate(
     return log_p, torch.stack(log_q), torch.stack(recipe)
 
 
-def _place(member: Any, draw: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _place(member: Vbpi, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """Embedding rows [L, B, 3], means and log standard deviations [L, B] of a member on the trees it drew."""
-    rows = member.branches.rows(draw.trees)
-    mean, log_sd = member.branches.table(rows).unbind(-1)
+    rows = _lengths(member).rows(draw.trees)
+    mean, log_sd = _lengths(member).table(rows).unbind(-1)
     return rows, mean, log_sd
 
 
-def _misplaced(member: Any, base: Tensor, rows: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
+def _lengths(member: Vbpi) -> Branches:
+    if not isinstance(member.branches, Branches):
+        raise InputError("the published recipe knows no inferred parameters: give a model with given ones")
+    return member.branches
+
+
+def _misplaced(member: Vbpi, base: Tensor, rows: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
     """The recipe's value for the branch lengths, [L]."""
-    _, log_det = member.branches.flow.forward(base, rows)
+    _, log_det = member.branches.flow(base, rows)
     value = standard((base - mean) * (-log_sd).exp()) - log_sd.sum(-1) - log_det
     return torch.where(value.isfinite(), value, -torch.inf)

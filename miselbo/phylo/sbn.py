@@ -5,7 +5,7 @@ unrooted one the sum over all 2n - 3 edges as root. Nothing is clamped: a tree o
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from miselbo.phylo.support import Support, Trees
 from miselbo.phylo.text.newick import Topology
+from miselbo.protocols import Saved
 
 
 class Sbn(nn.Module):
@@ -68,11 +69,15 @@ class Sbn(nn.Module):
         return values.index_put((torch.tensor(inside),), self.log_prob(self.support.trees(known)))
 
 
+class _Kept(Saved, Protocol):
+    kept: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 class SegmentLogSoftmax(torch.autograd.Function):
     """Log-softmax within consecutive segments of a vector, which start and end at the given positions."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, segments: np.ndarray) -> Tensor:
+    def forward(ctx: _Kept, logits: Tensor, segments: np.ndarray) -> Tensor:
         """[P] log-probabilities."""
         values, starts, lengths = logits.detach().numpy(), segments[:-1], np.diff(segments)
         shifted = values - np.repeat(np.maximum.reduceat(values, starts), lengths)
@@ -83,7 +88,7 @@ class SegmentLogSoftmax(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Kept, grad: Tensor) -> tuple[Tensor, None]:
         """Gradient in the logits."""
         probability, starts, lengths = ctx.kept
         upstream = grad.numpy()
@@ -91,11 +96,15 @@ class SegmentLogSoftmax(torch.autograd.Function):
         return torch.from_numpy(upstream - probability * total), None
 
 
+class _KeptTrees(Saved, Protocol):
+    kept: tuple[list[np.ndarray], np.ndarray, np.ndarray, int]
+
+
 class TreeLogProb(torch.autograd.Function):
     """log q(tau) from the log-probabilities of all choices."""
 
     @staticmethod
-    def forward(ctx: Any, log_prob: Tensor, trees: Trees) -> Tensor:
+    def forward(ctx: _KeptTrees, log_prob: Tensor, trees: Trees) -> Tensor:
         """[K]."""
         from miselbo.phylo.compiled.sbn import tree_log_q
 
@@ -108,7 +117,7 @@ class TreeLogProb(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _KeptTrees, grad: Tensor) -> tuple[Tensor, None]:
         """Gradient in the log-probabilities."""
         from miselbo.phylo.compiled.sbn import tree_log_q_gradient
 

@@ -5,7 +5,6 @@ Their parameters are given, not inferred: they are part of the target p. States 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import gammainc, gammaincinv
@@ -153,7 +152,7 @@ def empirical_frequencies(alignment: Alignment) -> np.ndarray:
     return shares / shares.sum()
 
 
-def check_positive(name: str, value: Any, size: int | None) -> None:
+def check_positive(name: str, value: object, size: int | None) -> None:
     """InputError unless it is None, or positive numbers, as many as there must be."""
     wanted = "a positive number" if size is None else f"{size} positive numbers"
     values = [value] if size is None else value
@@ -170,6 +169,6 @@ def check_positive(name: str, value: Any, size: int | None) -> None:
             raise bad(name, wanted, value)
 
 
-def bad(name: str, wanted: str, got: Any) -> InputError:
+def bad(name: str, wanted: str, got: object) -> InputError:
     """The error for a setting that cannot be."""
     return InputError(f"model.target.substitution.{name} must be {wanted}, got {got!r}")

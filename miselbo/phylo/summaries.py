@@ -8,7 +8,7 @@ its frequencies into estimates of the posterior (self-normalised importance samp
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,14 +22,18 @@ from miselbo.phylo.output.splits import summarise_splits
 from miselbo.phylo.text.newick import Topology
 from miselbo.phylo.text.tree_files import read_topologies
 from miselbo.phylo.tree import bits, quote
+from miselbo.protocols import EnsembleForm
 from miselbo.runtime.files import atomic, write_json, write_text
+
+if TYPE_CHECKING:  # it draws
+    from miselbo.report.trees import Trees
 
 MAJORITY = 0.5
 
 
 def summarise(
-    ensemble: Any, draws: Draws, posterior: Mapping[Topology, float] | None = None
-) -> dict[str, Any]:
+    ensemble: EnsembleForm, draws: Draws, posterior: Mapping[Topology, float] | None = None
+) -> "Trees":
     """Split probabilities and the rest, as plain types.
 
     Args:
@@ -49,7 +53,7 @@ def summarise(
     weighted = summarise_splits(draws, draws.shares)
     lengths = summarise_splits(draws, draws.weights)
     reference = split_probabilities(posterior) if posterior else {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for mask in draws.masks:
         if not is_inner(mask, num_taxa):
             continue
@@ -65,14 +69,17 @@ def summarise(
             found = lengths[mask]
             row |= {"length_mean": found.mean, "length_low": found.low, "length_high": found.high}
         rows.append(row)
-    result: dict[str, Any] = {
+    result: Trees = {
         "splits": sorted(rows, key=lambda row: (-row["q"], row["split"])),
-        **log_marginal(torch.from_numpy(draws.log_weight), len(ensemble.members)),
+        **log_marginal(torch.from_numpy(draws.log_weight), len(ensemble.members)),  # type: ignore[typeddict-item]
         "ess": draws.ess,
         "draws": count,
         "sample": draws.remark,
     }
-    return result | (kl_to(posterior, ensemble) if posterior else {})
+    if posterior:
+        found_kl = kl_to(posterior, ensemble)
+        result["kl"], result["mass_outside"] = found_kl["kl"], found_kl["mass_outside"]
+    return result
 
 
 def log_marginal(log_weight: Tensor, size: int) -> dict[str, float | None]:
@@ -104,7 +111,7 @@ def log_marginal(log_weight: Tensor, size: int) -> dict[str, float | None]:
 
 
 @torch.no_grad()
-def kl_to(posterior: Mapping[Topology, float], ensemble: Any) -> dict[str, float]:
+def kl_to(posterior: Mapping[Topology, float], ensemble: EnsembleForm) -> dict[str, float]:
     """KL(posterior given the support || q_mix) over topologies, and the posterior's mass outside the support."""
     topologies = list(posterior)
     probability = torch.tensor([posterior[topology] for topology in topologies], dtype=torch.float64)
@@ -170,7 +177,7 @@ def read_posterior(path: str, names: Sequence[str]) -> dict[Topology, float]:
     return dict(zip(topologies, (total / total.sum()).tolist(), strict=True))
 
 
-def save(ensemble: Any, draws: Draws, posterior: str | None, results: Path) -> None:
+def save(ensemble: EnsembleForm, draws: Draws, posterior: str | None, results: Path) -> None:
     """Write ``splits.csv``, ``consensus.nwk`` and ``trees.json`` for the report."""
     names = ensemble.target.spec.alignment.names
     found = summarise(ensemble, draws, read_posterior(posterior, names) if posterior else None)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pooch
@@ -129,9 +129,25 @@ def chosen_method(options: SupportOptions, num_taxa: int) -> str:
     return options.method
 
 
+class About(TypedDict):
+    """How a support was found: by what, of how many topologies, with what to say."""
+
+    method: str
+    num_topologies: int
+    notes: NotRequired[list[str]]
+
+
+class Kept(TypedDict):
+    """A support as the cache keeps it."""
+
+    root_splits: list[int]
+    pairs: list[tuple[int, int, int]]
+    about: About
+
+
 def find_support(
     alignment: Alignment, options: SupportOptions, cache: Path | None = None
-) -> tuple[Support, dict[str, Any]]:
+) -> tuple[Support, About]:
     """The support and what is known of it: ``method``, ``num_topologies``, ``notes`` if any; cached.
 
     Args:
@@ -156,16 +172,20 @@ def find_support(
     path = (cache or Path(pooch.os_cache("miselbo")) / "phylo") / f"{digest.hexdigest()[:32]}.json.gz"
     kept = load(path)
     if kept is not None:
-        return Support(alignment.names, kept["root_splits"], map(tuple, kept["pairs"])), kept["about"]
+        return Support(alignment.names, kept["root_splits"], ((a, b, c) for a, b, c in kept["pairs"])), kept[
+            "about"
+        ]
     topologies, notes = find_topologies(alignment, options, method)
     support = Support.from_topologies(topologies, alignment.names)
-    about = {"method": method, "num_topologies": len(topologies)} | ({"notes": notes} if notes else {})
+    about: About = {"method": method, "num_topologies": len(topologies)}
+    if notes:
+        about["notes"] = notes
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, nothing else
-        store(path, {"root_splits": support.root_splits, "pairs": support.pairs, "about": about})
+        store(path, {"root_splits": list(support.root_splits), "pairs": list(support.pairs), "about": about})
     return support, about
 
 
-def load(path: Path) -> dict[str, Any] | None:
+def load(path: Path) -> Kept | None:
     """A cached support; None when there is none or the file is damaged."""
     try:
         return json.loads(gzip.decompress(path.read_bytes()))
@@ -173,7 +193,7 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def store(path: Path, content: dict[str, Any]) -> None:
+def store(path: Path, content: Kept) -> None:
     """Keep a support."""
     with atomic(path) as temporary:
         temporary.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))

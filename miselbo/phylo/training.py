@@ -7,16 +7,16 @@ holds everything, so a run that was killed goes on exactly as it would have.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
 from miselbo.ensemble import Ensemble
 from miselbo.noise import derive
+from miselbo.phylo.data import AlignmentData
 from miselbo.phylo.member import Training
 from miselbo.phylo.objective import Objective
-from miselbo.protocols import TrainableMember, TrainableTarget
+from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Loggers, TrainingPlan, able
 from miselbo.runtime import locks
@@ -29,9 +29,9 @@ RESUME = {"member": dict, "optimiser": dict, "generator": Tensor, "counts": dict
 
 @able(Objective, apart=True)
 def fit_members(
-    target: TrainableTarget,
-    members: Sequence[TrainableMember],
-    data: Any,
+    target: Posterior,
+    members: Sequence[Vbpi],
+    data: AlignmentData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
@@ -42,10 +42,10 @@ def fit_members(
 
 
 def fit_member(
-    target: Any,
-    members: Sequence[Any],
+    target: Posterior,
+    members: Sequence[Vbpi],
     s: int,
-    data: Any,
+    data: AlignmentData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,

@@ -5,17 +5,23 @@ F_ij = (e^{l_i s} - e^{l_j s}) / (l_i - l_j), and s e^{l_i s} where two eigenval
 holds for every direction D, and equal eigenvalues, which JC69, K80 and HKY85 have, do no harm.
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from miselbo.protocols import Saved
+
+
+class _Kept(Saved, Protocol):
+    shape: torch.Size
 
 
 class Transitions(torch.autograd.Function):
     """exp(Q s): rate matrices Q [K, 4, 4], of frequencies pi [K, 4], and times s [K, ...] give [K, ..., 4, 4]."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, pi: Tensor, times: Tensor) -> Tensor:
+    def forward(ctx: _Kept, q: Tensor, pi: Tensor, times: Tensor) -> Tensor:
         """Matrices, entries below 0 by rounding being 0."""
         root = pi.sqrt()
         symmetric = root[:, :, None] * q / root[:, None, :]
@@ -32,7 +38,7 @@ class Transitions(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: _Kept, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         """Gradients in Q and s."""
         q, values, right, left, times, matrix = ctx.saved_tensors
         g = grad.flatten(1, -3)

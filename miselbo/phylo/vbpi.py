@@ -11,18 +11,19 @@ member's density is that of the very tree and point another member drew.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from miselbo import noise
+from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.phylo.alignment import Alignment
 from miselbo.phylo.branches import SHIFT, Branches
+from miselbo.phylo.flows import MakeFlow
 from miselbo.phylo.inferred import make_inferred
 from miselbo.phylo.likelihood import Parametric, Reversible, make_likelihood
 from miselbo.phylo.parameters import BranchesAndParameters
@@ -78,18 +79,20 @@ class Posterior(nn.Module):
         torch.Size([2])
     """
 
+    branch_rate: Tensor
+
     def __init__(
         self,
         spec: PhyloSpec,
         branch_rate: float = 10.0,
-        substitution: Mapping[str, Any] | None = None,
-        inferred: Mapping[str, Any] | None = None,
+        substitution: Mapping[str, object] | None = None,
+        inferred: Mapping[str, object] | None = None,
     ):
         super().__init__()
         if isinstance(branch_rate, bool) or not branch_rate > 0:
             raise InputError(f"model.target.branch_rate must be a positive number, got {branch_rate!r}")
         self.spec = spec
-        self.substitution = Substitution(**(substitution or {}))
+        self.substitution = Substitution(**(substitution or {}))  # type: ignore[arg-type]
         self.inferred = make_inferred(spec.alignment, inferred, self.substitution)
         self.likelihood = make_likelihood(spec.alignment, self.substitution)
         self.parametric = Parametric(spec.alignment) if self.inferred else None
@@ -113,10 +116,11 @@ class Posterior(nn.Module):
 
     def protocol(self) -> dict[str, str]:
         """The model in words, for the protocol of an evaluation."""
-        rate: Any = self.branch_rate
         given = self.substitution.describe(self.substitution.pi(self.spec.alignment))
         model = f"{self.inferred.describe()}, inferred" if self.inferred else given
-        prior = f"iid exponential branch lengths of rate {rate.item():g}, uniform unrooted topologies"
+        prior = (
+            f"iid exponential branch lengths of rate {self.branch_rate.item():g}, uniform unrooted topologies"
+        )
         return {"substitution_model": f"{model}, {prior}", "dtype": "float64"}
 
     def log_likelihood(self, trees: Trees, x: Tensor) -> Tensor:
@@ -128,7 +132,7 @@ class Posterior(nn.Module):
 
     def log_branch_prior(self, x: Tensor) -> Tensor:
         """log p(x | tau) [K]: exponential in b = e^x, with the Jacobian; and the prior of inferred theta."""
-        rate: Any = self.branch_rate
+        rate = self.branch_rate
         lengths, theta = x[:, : self.num_edges], x[:, self.num_edges :]
         value = (rate.log() - rate * lengths.exp() + lengths).sum(-1)
         return value if self.inferred is None else value + self.inferred.log_prior(theta)
@@ -150,7 +154,7 @@ class Posterior(nn.Module):
         return high - 2.0**-24 + 2.0**-23 * low, eps
 
     @torch.no_grad()
-    def draw(self, x: Tensor, member: "Vbpi", context: Any, eps: tuple[Tensor, Tensor]) -> Draw:
+    def draw(self, x: Tensor, member: "Vbpi", context: None, eps: tuple[Tensor, Tensor]) -> Draw:
         """Trees and lengths of ``member`` with their scores under p."""
         uniforms, normals = eps
         trees = member.sbn.sample(uniforms.flatten(0, 1))
@@ -176,8 +180,8 @@ class Posterior(nn.Module):
         return Draw(self.log_joint(trees, lengths).unflatten(0, z[1].shape[:2]), trees, lengths)
 
     def inference_form(
-        self, ensemble: Any, dtype: torch.dtype = torch.float64, compiled: bool = False
-    ) -> Any:
+        self, ensemble: Ensemble, dtype: torch.dtype = torch.float64, compiled: bool = False
+    ) -> Ensemble:
         """The ensemble on the CPU, in float64 whatever is asked: lengths of 1e-9 and cross-scores need it.
 
         Raises:
@@ -187,7 +191,7 @@ class Posterior(nn.Module):
             raise InputError("evaluation.dtype=bfloat16 and evaluation.compile=true are there for NVAE alone")
         return ensemble.to("cpu")
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
         for name, mine in self.named_buffers():
             if not torch.equal(state[prefix + name].cpu(), mine.cpu()):
                 raise InputError(
@@ -210,7 +214,7 @@ class Vbpi(nn.Module):
     def __init__(
         self,
         target: Posterior,
-        flow: Callable[..., Any] | None = None,
+        flow: MakeFlow | None = None,
         start: float = math.exp(SHIFT),
         largest_scale: float | None = None,
     ):
@@ -227,7 +231,7 @@ class Vbpi(nn.Module):
     def encode(self, x: Tensor) -> None:
         """Nothing depends on x: there is one data point."""
 
-    def log_prob(self, context: Any, draw: Draw) -> Tensor:
+    def log_prob(self, context: None, draw: Draw) -> Tensor:
         """log q(tau) + log q(x | tau) [L, B] of a draw, whoever drew it; -inf outside the support."""
         value = self.sbn.log_prob(draw.trees) + self.branches.log_prob(draw.trees, draw.x)
         return value.unflatten(0, draw.log_p.shape)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import pandas as pd
 from pandas.api import types
 
 from miselbo.errors import InputError
+from miselbo.report.summary import Summary
 from miselbo.runtime.reading import read_json
 
 LARGEST, MOST_ROWS = 2**32, 10**8  # bytes of a table in memory, rows
@@ -25,24 +26,24 @@ WORDS = (
 )  # no numbers, or with words
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """A number or a flag, or null, which stands for not a number."""
     return value is None or isinstance(value, Real)
 
 
-def _each(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _each(kind: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, list) and all(map(kind, value))
 
 
-def _mapping(value: Any) -> bool:
+def _mapping(value: object) -> TypeGuard[Mapping[str, object]]:
     return isinstance(value, Mapping)
 
 
-def _text(value: Any) -> bool:
+def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
-KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "headline": ("numbers by name", lambda value: _mapping(value) and all(map(is_number, value.values()))),
     "headline_finite": ("numbers by name or null", lambda value: value is None or _mapping(value)),
     "members": ("a list of members", _each(lambda row: _mapping(row) and all(map(is_number, row.values())))),
@@ -56,7 +57,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def read_summary(path: Path, needed: Iterable[str] = ("S", "L"), fix: str = "") -> dict[str, Any]:
+def read_summary(path: Path, needed: Iterable[str] = ("S", "L"), fix: str = "") -> Summary:
     """``results/summary.json``.
 
     Args:
@@ -68,18 +69,19 @@ def read_summary(path: Path, needed: Iterable[str] = ("S", "L"), fix: str = "") 
         InputError: naming the file and what is wrong in it.
     """
     try:
-        summary = read_json(path)
+        content = read_json(path)
     except InputError as error:
         raise InputError(f"{error}. {fix}".strip()) from None
-    headline = summary.get("headline") if isinstance(summary, dict) else None
+    headline = content.get("headline") if isinstance(content, dict) else None
     absent = [key for key in needed if not isinstance(headline, dict) or key not in headline]
     if absent:
         raise InputError(f"{path} has no headline value for {', '.join(absent)}. {fix}".strip())
     for key, (words, fits) in KINDS.items():
-        if key in summary and not fits(summary[key]):
+        if key in content and not fits(content[key]):
             raise InputError(
-                f"{path}: {key} must hold {words}, got {str(summary[key])[:80]!r}. {fix}".strip()
+                f"{path}: {key} must hold {words}, got {str(content[key])[:80]!r}. {fix}".strip()
             )
+    summary: Summary = content
     for key in ("S", "L"):
         if type(summary["headline"][key]) is not int or not 1 <= summary["headline"][key] < 2**31:
             raise InputError(

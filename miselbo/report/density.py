@@ -1,10 +1,11 @@
 """The section of a classical target: its density with the members, in one or two dimensions."""
 
-from typing import Any
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from miselbo.errors import InputError
@@ -16,7 +17,7 @@ from miselbo.runtime.reading import check_archive
 LEVELS = (0.1, 0.5, 0.9)  # shares of a member's mass inside its contours
 
 
-def load(path: Any) -> dict[str, np.ndarray] | None:
+def load(path: Path) -> dict[str, np.ndarray] | None:
     """The grid of a run folder, None without one.
 
     Raises:
@@ -99,7 +100,7 @@ def draw_plane(figure: Figure, axis: Axes, grid: dict[str, np.ndarray], bar: boo
         made.ax.tick_params(labelsize=9)
 
 
-def _greys() -> Any:
+def _greys() -> Colormap:
     colours = matplotlib.colormaps["Greys"](np.linspace(0.0, 0.6, 128))
     return matplotlib.colors.ListedColormap(colours)
 

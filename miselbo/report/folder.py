@@ -3,20 +3,21 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from miselbo.bounds import quantities
 from miselbo.errors import InputError
 from miselbo.report.checked import read_summary, read_table
+from miselbo.report.summary import Row, RunProtocol, Summary
 from miselbo.runtime.reading import check_archive
 
-BOUNDS = ("miselbo", "joint_bound", "average_iwelbo", "average_elbo")
-QUANTITIES = (*BOUNDS, "delta", "jsd", "slack")
+BOUNDS = quantities.names("bound")
+QUANTITIES = quantities.names()
 
 REQUIRED_COLUMNS: dict[str, tuple[str, ...]] = {
-    "results/bounds.csv": ("S", "L", *QUANTITIES),
+    "results/bounds.csv": ("S", "L", *quantities.NEEDED),
     "results/per_member.csv": ("member", "L", "iwelbo", "elbo"),
     "results/per_example.parquet": ("index", *BOUNDS, "delta", "jsd"),
 }
@@ -37,7 +38,7 @@ class RunFolder:
     """
 
     path: Path
-    summary: dict[str, Any]
+    summary: Summary
     bounds: pd.DataFrame
     per_member: pd.DataFrame
     per_example: pd.DataFrame
@@ -50,12 +51,12 @@ class RunFolder:
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
-    def headline(self) -> dict[str, Any]:
+    def headline(self) -> Row:
         """The row at full S and L: every quantity with ``_se`` (over data) and ``_se_mc`` (Monte Carlo)."""
         return self.summary["headline"]
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> RunProtocol:
         """Dataset, split, binarisation, seed, versions: plain strings and numbers."""
         return self.summary.get("protocol", {})
 
@@ -80,19 +81,19 @@ class RunFolder:
         return int(self.headline["L"])
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A float; None and text that is no number become NaN.
 
     >>> number("2.5"), number(None)
     (2.5, nan)
     """
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
 
 
-def member_label(member: Any) -> str:
+def member_label(member: object) -> str:
     """The name shown for a member: 3 and "3" become q3, 0 (all members jointly) is joint, other names stay.
 
     >>> member_label(3), member_label("3"), member_label(3.0), member_label("q3")
@@ -152,11 +153,11 @@ def _read_required(run_dir: Path, name: str) -> pd.DataFrame:
     return frame
 
 
-def _read_summary(run_dir: Path) -> dict[str, Any]:
+def _read_summary(run_dir: Path) -> Summary:
     path = run_dir / "results/summary.json"
     if not path.is_file():
         raise InputError(f"{path} is missing, and the report needs it. {_fix(run_dir)}")
-    return read_summary(path, ("S", "L", *QUANTITIES), _fix(run_dir))
+    return read_summary(path, ("S", "L", *quantities.NEEDED), _fix(run_dir))
 
 
 def _read_optional_table(run_dir: Path, name: str, notes: dict[str, str]) -> pd.DataFrame | None:

@@ -37,14 +37,16 @@ def protocol_line(run: RunFolder) -> str:
     """The protocol in one line: what was scored, how, and under which fingerprint."""
     has = run.protocol
     words = [short_protocol(run)]
-    words += [f"{name} {has[key]}" for key, name in _PROTOCOL_WORDS.items() if has.get(key) not in (None, "")]
+    named = {name: has.get(key) for key, name in _PROTOCOL_WORDS.items()}
+    words += [f"{name} {value}" for name, value in named.items() if value not in (None, "")]
     return "; ".join(words)
 
 
 def glance(run: RunFolder) -> str:
     """The result in a few sentences: is the ensemble worth it, its bounds, what is certified."""
-    said = ((run.summary.get(key) or {}).get("sentence") for key in ("worth", "log_of_mean", "certificate"))
-    first, *others = said
+    has = run.summary
+    parts = (has.get("worth"), has.get("log_of_mean"), has.get("certificate"))
+    first, *others = (str((part or {}).get("sentence") or "") for part in parts)
     return " ".join(filter(None, [first, _bounds(run), *others]))
 
 
@@ -68,7 +70,9 @@ def _bounds(run: RunFolder) -> str:
 
 def trust(run: RunFolder) -> list[str]:
     """The run's own sentences about its weights, or its numbers when it has none."""
-    has = run.summary.get("trust") or {}
+    has = run.summary.get("trust")
+    if has is None:
+        return []
     sentences = [str(sentence) for sentence in has.get("sentences") or []]
     if not sentences:
         ess, share = number(has.get("median_ess")), number(has.get("share_pareto_k_above_0.7"))

@@ -1,7 +1,6 @@
 """The report's parts on a multilevel evaluation (what each level cost and whether it paid) and on an annealed one."""
 
-from typing import Any
-
+from miselbo.report.summary import Annealed, Multilevel
 from miselbo.report.tables import NAMES, Table, plus_minus, significant
 from miselbo.report.texts import paragraphs
 
@@ -15,12 +14,12 @@ sqrt(V / cost).
 """
 
 
-def text(about: dict[str, Any]) -> list[str]:
+def text(about: Multilevel) -> list[str]:
     """What stands above the table."""
     return paragraphs(TEXT, sentence=about["sentence"])
 
 
-def table(about: dict[str, Any]) -> Table:
+def table(about: Multilevel) -> Table:
     """One row per level, and the sum of the passes against the full run's.
 
     Example:
@@ -49,7 +48,7 @@ def table(about: dict[str, Any]) -> Table:
     return Table(columns, rows, "r" * len(columns), total=True)
 
 
-def annealed_table(about: dict[str, Any]) -> Table:
+def annealed_table(about: Annealed) -> Table:
     """The annealed bound beside the joint bound of the same examples, with its passes.
 
     Example:

@@ -276,9 +276,9 @@ def _annealed(run: RunFolder) -> list[Section]:
     found = []
     if about := run.summary.get("annealed"):
         shown = [levels.annealed_table(about)]
-        found.append(Section("annealed", "Annealed from the mixture", [about["sentence"]], tables=shown))
-    if about := run.summary.get("precision"):
-        found.append(Section("precision", "Every example to a given error", [about["sentence"]]))
+        found.append(Section("annealed", "Annealed from the mixture", [str(about["sentence"])], tables=shown))
+    if precise := run.summary.get("precision"):
+        found.append(Section("precision", "Every example to a given error", [str(precise["sentence"])]))
     return found
 
 

@@ -1,7 +1,7 @@
 """How figures look: a colour-blind safe palette (Okabe and Ito), one page width, quiet axes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +9,19 @@ from matplotlib.figure import Figure
 WIDTH, DPI = 8.0, 150  # inches, pixels per inch; shown 800 px wide, font size 10 is 14 px high
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#B3528D"
 INK, GREY = "#1A1A1A", "#5F6670"
-BOUND_STYLES: dict[str, dict[str, Any]] = {  # told apart by colour, by marker and by line
+
+
+class Look(TypedDict, total=False):
+    """How a line is drawn, in matplotlib's words."""
+
+    color: str
+    marker: str
+    linestyle: str
+    markersize: float
+    markerfacecolor: str
+
+
+BOUND_STYLES: dict[str, Look] = {  # told apart by colour, by marker and by line
     "joint_bound": {"color": VERMILLION, "marker": "s", "linestyle": "--"},
     "miselbo": {"color": BLUE, "marker": "o", "linestyle": "-"},
     "average_iwelbo": {"color": GREEN, "marker": "^", "linestyle": "-."},
@@ -20,7 +32,7 @@ _MEMBER_LINES = ("-", "--", "-.", ":")
 _MEMBER_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def member_style(position: int) -> dict[str, Any]:
+def member_style(position: int) -> Look:
     """Colour, line and marker of the member at that position; 28 different ones.
 
     >>> member_style(0)["linestyle"], member_style(7)["linestyle"]

@@ -14,6 +14,7 @@ from miselbo.report.style import (
     BOUND_STYLES,
     GREY,
     VERMILLION,
+    Look,
     integer_ticks,
     label,
     legend_below,
@@ -21,21 +22,21 @@ from miselbo.report.style import (
 )
 from miselbo.report.tables import NAMES, Table, decimals, fixed, interval, plus_minus
 
-_BEST: dict[str, Any] = {
+_BEST: Look = {
     "color": VERMILLION,
     "marker": "s",
     "linestyle": "--",
     "markersize": 8,
     "markerfacecolor": "none",
 }
-_GREEDY: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": "-", "markersize": 5}
+_GREEDY: Look = {"color": BLUE, "marker": "o", "linestyle": "-", "markersize": 5}
 _PATHS = {"order": "In the order of training", "greedy": "Greedy order"}
 
 
 def weights_of(run: RunFolder) -> dict[str, Any]:
     """``mixture_weights`` of the summary, or an empty dictionary."""
     found = run.summary.get("mixture_weights")
-    return found if isinstance(found, dict) and found.get("weights") else {}
+    return dict(found) if isinstance(found, dict) and found.get("weights") else {}
 
 
 def all_scored(subsets: pd.DataFrame) -> bool:
@@ -91,7 +92,7 @@ def _bars(axis: Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
     gain = rows[f"{name}_gain"].to_numpy(float)
     ends = [f"{name}_gain_low", f"{name}_gain_high"]
     error = np.abs(rows[ends].to_numpy(float).T - gain) if set(ends) <= set(rows.columns) else None
-    look = {**BOUND_STYLES[name], "linestyle": "none"}
+    look: Look = {**BOUND_STYLES[name], "linestyle": "none"}
     axis.errorbar(rows["size"] + shift, gain, error, **look, label=NAMES[name], markersize=6, capsize=4)
 
 
@@ -172,7 +173,7 @@ def _lead(same: pd.DataFrame) -> str:
     return interval(lead, "lead")
 
 
-def _named(members: Any) -> str:
+def _named(members: object) -> str:
     """Members as in the rest of the report.
 
     >>> _named("1+3")

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from miselbo.report.checked import read_summary
 from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_html, write_together
 from miselbo.report.sections import Picture, Report, Section
-from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, label, legend_below, new_figure
+from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, Look, label, legend_below, new_figure
 from miselbo.report.tables import NAMES, Table, fixed, plus_minus
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
 
 
-def write(sweep: Path, jobs: Sequence[dict[str, Any]]) -> str:
+def write(sweep: Path, jobs: Sequence[Mapping[str, Any]]) -> str:
     """Write ``sweep.csv``, ``summary.csv``, ``figures/sweep.png`` and ``report.html``; return a few lines of text.
 
     Args:
@@ -46,7 +46,7 @@ def write(sweep: Path, jobs: Sequence[dict[str, Any]]) -> str:
     return text(sweep, frame, summary)
 
 
-def jobs_table(sweep: Path, jobs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def jobs_table(sweep: Path, jobs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per job: overrides (as one text, varying ones in columns of their own too), folder, status, values."""
     values = [dict(override.lstrip("+~").split("=", 1) for override in job["overrides"]) for job in jobs]
     keys = list(dict.fromkeys(key for row in values for key in row))
@@ -89,7 +89,7 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, group in frame.groupby("configuration", sort=False):
         done = group[group["status"] == "finished"]
-        row: dict[str, Any] = {"configuration": group["label"].iloc[0]}
+        row: dict[str, object] = {"configuration": group["label"].iloc[0]}
         row |= {"num_jobs": len(group), "num_finished": len(done)}
         for name in QUANTITIES:
             row |= {f"{name}_{key}": value for key, value in spread(done[name].dropna().to_numpy()).items()}
@@ -111,7 +111,7 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
-def half_width(row: Any, name: str) -> float:
+def half_width(row: pd.Series, name: str) -> float:
     """Half of a configuration's 95% interval."""
     return float(row[f"{name}_high"] - row[f"{name}_mean"])
 
@@ -123,11 +123,14 @@ def figure(frame: pd.DataFrame, summary: pd.DataFrame, footer: str) -> Figure:
     height = 3.2 + max(0.28, 0.17 * lines) * len(summary)
     made, (left, right) = new_figure(height, 1, 2, footer)
     looks = {name: BOUND_STYLES[name] for name in BOUNDS}
-    gains = {"delta": {"color": BLUE, "marker": "o"}, "jsd": {"color": VERMILLION, "marker": "s"}}
+    gains: dict[str, Look] = {
+        "delta": {"color": BLUE, "marker": "o"},
+        "jsd": {"color": VERMILLION, "marker": "s"},
+    }
     keys = list(frame["configuration"].unique())
     for axis, styles in ((left, looks), (right, gains)):
         for offset, (name, look) in enumerate(styles.items()):
-            style = {"color": look["color"], "marker": look["marker"]}
+            style: Look = {"color": look["color"], "marker": look["marker"]}
             at = np.arange(len(summary)) + 0.16 * (offset - (len(styles) - 1) / 2)
             half = [half_width(row, name) for _, row in summary.iterrows()]
             means = summary[f"{name}_mean"]
@@ -219,7 +222,7 @@ def interval(mean: float, sd: float, low: float, high: float) -> list[str]:
     return [fixed(value, digits) for value in (mean, sd, low, high)]
 
 
-def failure(sweep: Path, row: Any) -> list[str]:
+def failure(sweep: Path, row: pd.Series) -> list[str]:
     """A job without a result: its name, with a link to its record where there is one, status and error."""
     record = f"jobs/{row['run_dir'].replace('/', '__')}.json"
     there = bool(row["run_dir"]) and (sweep / record).is_file()

@@ -1,28 +1,18 @@
 """Numbers as text: sensible digits, and the tables of the report as plain rows of strings."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from miselbo.bounds import quantities
 from miselbo.report.folder import BOUNDS, QUANTITIES, RunFolder, member_label, number
-from miselbo.report.texts import MEANINGS
 
 DASH = "–"  # noqa: RUF001  an en dash stands for "no value"
-NAMES = {
-    "miselbo": "MISELBO",
-    "joint_bound": "Joint bound",
-    "average_iwelbo": "Average IWELBO",
-    "average_elbo": "Average ELBO",
-    "delta": "Delta",
-    "jsd": "JSD",
-    "slack": "Slack",
-    "joint_gain": "Joint gain",
-}
-
-ROWS = (*BOUNDS, "delta", "joint_gain", "jsd", "slack")  # of the headline; joint_gain where it is known
+NAMES = {quantity.name: quantity.label for quantity in quantities.QUANTITIES}
+MEANINGS = {quantity.name: quantity.meaning for quantity in quantities.QUANTITIES}
+ROWS = quantities.names(tabled=False)  # of the headline, those that it has
 
 
 @dataclass(frozen=True)
@@ -46,34 +36,34 @@ def decimals(error: float) -> int:
     return min(max(1 - math.floor(math.log10(float(f"{error:.1e}"))), 0), 4)
 
 
-def fixed(value: Any, places: int) -> str:
+def fixed(value: object, places: int) -> str:
     """A number with that many decimals; a dash for NaN or None, never a negative zero.
 
     >>> fixed(-0.0004, 2), fixed(float("nan"), 2), fixed(-26.414, 2)
     ('0.00', '–', '-26.41')
     """
-    value = number(value)
-    if math.isnan(value):
+    shown = number(value)
+    if math.isnan(shown):
         return DASH
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    text = f"{value:.{places}f}"
+    if math.isinf(shown):
+        return "inf" if shown > 0 else "-inf"
+    text = f"{shown:.{places}f}"
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def error_text(error: Any) -> str:
+def error_text(error: object) -> str:
     """A standard error to two significant digits.
 
     >>> error_text(0.5172), error_text(1e-9), error_text(0.0), error_text(None)
     ('0.52', '<0.0001', '0', '–')
     """
-    error = number(error)
-    if error == 0:
+    size = number(error)
+    if size == 0:
         return "0"
-    return "<0.0001" if 0 < error < 5e-5 else fixed(error, decimals(error))
+    return "<0.0001" if 0 < size < 5e-5 else fixed(size, decimals(size))
 
 
-def monte_carlo_text(row: Any, name: str) -> str:
+def monte_carlo_text(row: Mapping[str, object], name: str) -> str:
     """The Monte Carlo error of a cell, behind a ">" where it is known to be too small.
 
     >>> monte_carlo_text({"jsd_se_mc": 0.5172, "jsd_se_mc_trusted": False}, "jsd"), monte_carlo_text({}, "jsd")
@@ -84,27 +74,27 @@ def monte_carlo_text(row: Any, name: str) -> str:
     return f">{text.lstrip('<')}" if small else text
 
 
-def plus_minus(value: Any, error: Any) -> str:
+def plus_minus(value: object, error: object) -> str:
     """Value and standard error, both to two significant digits of the standard error.
 
     >>> plus_minus(-26.4142, 0.5172), plus_minus(1.5, None), plus_minus(None, None)
     ('-26.41 ± 0.52', '1.500', '–')
     """
-    value, error = number(value), number(error)
-    text = fixed(value, decimals(error))
-    return text if math.isnan(value) or math.isnan(error) else f"{text} ± {error_text(error)}"
+    size = number(error)
+    text = fixed(value, decimals(size))
+    return text if math.isnan(number(value)) or math.isnan(size) else f"{text} ± {error_text(size)}"
 
 
-def significant(value: Any, digits: int = 3) -> str:
+def significant(value: object, digits: int = 3) -> str:
     """A number to some significant digits, without an exponent; thousands keep all their digits.
 
     >>> significant(12.3456), significant(12345.6), significant(0.01234), significant(None), significant(0)
     ('12.3', '12346', '0.0123', '–', '0')
     """
-    value = number(value)
-    if not math.isfinite(value) or value == 0:
-        return fixed(value, 0)
-    return fixed(value, max(digits - 1 - math.floor(math.log10(abs(value))), 0))
+    shown = number(value)
+    if not math.isfinite(shown) or shown == 0:
+        return fixed(shown, 0)
+    return fixed(shown, max(digits - 1 - math.floor(math.log10(abs(shown))), 0))
 
 
 def bits_per_dim(nats: float, num_dims: float) -> float:
@@ -142,7 +132,7 @@ def headline(run: RunFolder) -> Table:
     return Table(columns, rows, "lrrr" + "r" * (with_interval + with_bits) + "l")
 
 
-def interval(row: Any, name: str) -> str:
+def interval(row: Mapping[str, object], name: str) -> str:
     """The 95% interval of a difference, or nothing where there is none.
 
     >>> interval({"gain_se": 0.01, "gain_low": -0.0012, "gain_high": 0.038}, "gain"), interval({}, "gain")
@@ -210,16 +200,17 @@ def grid(bounds: pd.DataFrame) -> Table:
     """Every (S', L') cell: value ± standard error over the data; what speaks against its weights, if known."""
     titles = {"share_k_above_0.7": "k > 0.7", "non_finite": "Not finite"}
     present = [name for name in titles if name in bounds.columns]
+    shown = [name for name in QUANTITIES if name in bounds.columns]
     rows = []
     for _, row in bounds.iterrows():
-        cells = [plus_minus(row[name], row.get(f"{name}_se")) for name in QUANTITIES]
+        cells = [plus_minus(row[name], row.get(f"{name}_se")) for name in shown]
         if "share_k_above_0.7" in present:
             share = number(row["share_k_above_0.7"])
             cells.append(f"{100 * share:.0f} %" if math.isfinite(share) else DASH)
         if "non_finite" in present:
             cells.append(fixed(row["non_finite"], 0))
         rows.append([f"{row['S']:.0f}", f"{row['L']:.0f}", *cells])
-    columns = ["S", "L", *(NAMES[name] for name in QUANTITIES), *(titles[name] for name in present)]
+    columns = ["S", "L", *(NAMES[name] for name in shown), *(titles[name] for name in present)]
     return Table(columns, rows, "r" * len(columns))
 
 

@@ -130,18 +130,6 @@ the same members scored one by one (average IWELBO). Their mean JSD is {jsd} nat
 log {size} = {most}.
 """
 
-MEANINGS = {
-    "miselbo": "Lower bound on log p(x) of the whole ensemble, scored as one mixture. Higher is better.",
-    "joint_bound": "All samples of all members under one logarithm: never below MISELBO on the same samples.",
-    "average_iwelbo": "Each member scored alone with its own samples, then averaged: the baseline.",
-    "average_elbo": "The same without importance weighting: the mean of the members' ELBOs.",
-    "delta": "MISELBO minus average IWELBO: what scoring as a mixture adds (may be negative for L > 1).",
-    "jsd": "How much the members differ: 0 if all are equal, log {size} = {most} if none overlap.",
-    "joint_gain": "Joint bound minus MISELBO on the same draws, never negative: what the one logarithm adds.",
-    "slack": "How unequally the members share the posterior: 0 if equally. MISELBO stays this far below "
-    "log p(x) however large L is.",
-}
-
 
 def paragraphs(text: str, **values: object) -> list[str]:
     """The paragraphs of a text, each on one line, with its values filled in.

@@ -2,8 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from miselbo.errors import InputError
@@ -16,7 +17,37 @@ MOST_SPLITS = 30
 NEEDED = {"log_marginal", "log_marginal_se", "draws", "ess", "names", "consensus"}
 
 
-def text(found: dict[str, Any]) -> list[str]:
+class Distances(TypedDict, total=False):
+    """``distances.json``: rows of numbers for each member and the mixture, and what to say of them."""
+
+    members: list[dict[str, float]]
+    mixture: dict[str, float]
+    between: dict[str, float]
+    consensus: dict[str, int]
+    warnings: list[str]
+
+
+class Trees(TypedDict, total=False):
+    """``trees.json``, with the ``table`` of ``splits.csv`` and the distances beside it where there are any."""
+
+    log_marginal: float
+    log_marginal_se: float  # null where unknown
+    log_marginal_k: float | None
+    log_marginal_se_trusted: bool
+    ess: float
+    draws: int
+    sample: str
+    kl: float
+    mass_outside: float
+    names: list[str]
+    consensus: list[tuple[int, float]]
+    splits: list[dict[str, Any]]
+    table: pd.DataFrame
+    distances: Distances
+    evidence: dict[str, object]
+
+
+def text(found: Trees) -> list[str]:
     """Sentences on the log marginal likelihood and the distance to the posterior."""
     value, error, k = found["log_marginal"], found["log_marginal_se"], found.get("log_marginal_k")
     spread = "its error is not known"
@@ -37,7 +68,7 @@ def text(found: dict[str, Any]) -> list[str]:
             f"support, and {found['mass_outside']:.4f} of its mass lies outside the support."
         )
     lines += distance_text(found.get("distances", {}))
-    lines += [found["evidence"]["sentence"]] if "evidence" in found else []
+    lines += [str(found["evidence"]["sentence"])] if "evidence" in found else []
     lines.append(
         "Splits with probability above one half form the majority-rule consensus (results/consensus.nwk); all splits "
         "are in results/splits.csv. q: frequency under the mixture; weighted: the same with importance weights, an "
@@ -46,9 +77,9 @@ def text(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def distance_text(distances: dict[str, Any]) -> list[str]:
+def distance_text(distances: Distances) -> list[str]:
     """Sentences on the trees of the mixture and of its members, from fresh draws."""
-    lines, mixture = [], distances.get("mixture", {})
+    lines, mixture = list[str](), distances.get("mixture", dict[str, float]())
     if "tv" in mixture:
         lines.append(
             f"Total variation from that posterior {mixture['tv']:.3f}, of the importance-weighted trees "
@@ -83,7 +114,7 @@ COLUMNS = {
 }
 
 
-def distance_table(distances: dict[str, Any]) -> Table:
+def distance_table(distances: Distances) -> Table:
     """Every member and the mixture: what fresh draws give, and the distance to the posterior where there is one."""
     labelled = [(f"q_{row['member']}", row) for row in distances["members"]] + [
         ("mixture", distances["mixture"])
@@ -93,7 +124,7 @@ def distance_table(distances: dict[str, Any]) -> Table:
     return Table(["Trees of", *(COLUMNS[name][0] for name in used)], rows, "l" + "r" * len(used))
 
 
-def split_table(found: dict[str, Any]) -> Table:
+def split_table(found: Trees) -> Table:
     """The most probable splits."""
     columns = ["q", "weighted"] + (["posterior"] if "kl" in found else [])
     rows = [
@@ -103,7 +134,7 @@ def split_table(found: dict[str, Any]) -> Table:
     return Table(["Split", *columns], rows, "l" + "r" * len(columns))
 
 
-def consensus_figure(found: dict[str, Any], footer: str) -> Figure:
+def consensus_figure(found: Trees, footer: str) -> Figure:
     """The consensus as a cladogram from taxon 0, with its splits' probabilities."""
     names = found["names"]
     splits = {int(split): value for split, value in found["consensus"]}
@@ -155,7 +186,7 @@ def taxa_of(split: int) -> list[int]:
     return [taxon for taxon in range(split.bit_length()) if split >> taxon & 1]
 
 
-def load(results: Path) -> dict[str, Any] | None:
+def load(results: Path) -> Trees | None:
     """What :func:`save` wrote, with the ``distances`` and ``evidence`` if there are any; None when it is not there."""
     try:
         found = read_json(results / "trees.json")
@@ -167,6 +198,9 @@ def load(results: Path) -> dict[str, Any] | None:
             and set(found) >= NEEDED
             and {"split", "q", "weighted"} <= set(table.columns)
         )
-        return {**found, **distances, "table": table} if whole else None
+        if not whole:
+            return None
+        trees: Trees = found | distances | {"table": table}
+        return trees
     except InputError:
         return None

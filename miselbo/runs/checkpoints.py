@@ -15,7 +15,7 @@ import torch
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.protocols import Stateful, fingerprint
+from miselbo.protocols import Stateful, Trainable, TrainableMember, TrainableTarget, fingerprint
 from miselbo.runtime import faults
 from miselbo.runtime.files import write_tensors
 
@@ -37,7 +37,7 @@ def resume_path(folder: Path, member: int) -> Path:
     return folder / "members" / f"q{member}.resume.ckpt"
 
 
-def save(path: Path, kind: str, module: Stateful, target: Stateful, **info: Any) -> None:
+def save(path: Path, kind: str, module: Stateful, target: Stateful, **info: object) -> None:
     """Write one module atomically.
 
     Args:
@@ -150,7 +150,7 @@ def load_state(module: Stateful, content: dict[str, Any], path: Path) -> None:
     module.load_state_dict(content["state"])
 
 
-def _forms(state: Mapping[str, Any]) -> dict[str, str]:
+def _forms(state: Mapping[str, object]) -> dict[str, str]:
     """Shape, and type of number where it is not float32, of each tensor."""
     return {name: _form(value) for name, value in state.items()}
 
@@ -232,7 +232,10 @@ def trained_jointly(folder: Path, size: int) -> bool:
 
 
 def load_finished(
-    folder: Path, target: Any, members: Sequence[Any], only: Collection[int] | None = None
+    folder: Path,
+    target: TrainableTarget,
+    members: Sequence[TrainableMember],
+    only: Collection[int] | None = None,
 ) -> list[int]:
     """Fill ``target`` and ``members`` with what training has finished; returns the members' numbers.
 
@@ -271,7 +274,9 @@ def load_finished(
     return finished
 
 
-def load_for(folder: Path, target: Any, members: Sequence[Any], member: int) -> list[int]:
+def load_for(
+    folder: Path, target: TrainableTarget, members: Sequence[TrainableMember], member: int
+) -> list[int]:
     """Fill what the training of one member starts from; returns the numbers, among 1 and its own, that are finished.
 
     Raises:
@@ -286,12 +291,12 @@ def load_for(folder: Path, target: Any, members: Sequence[Any], member: int) -> 
     return load_finished(folder, target, members, needed)
 
 
-def trained(target: Any) -> bool:
+def trained(target: Trainable) -> bool:
     """Whether a target has parameters, which are trained with q1."""
     return any(True for _ in target.parameters())
 
 
-def load_ensemble(folder: Path, target: Any, members: list[Any]) -> Ensemble:
+def load_ensemble(folder: Path, target: TrainableTarget, members: Sequence[TrainableMember]) -> Ensemble:
     """Fill freshly built modules from a run folder."""
     stamp = load_target(folder, target)
     for s, member in enumerate(members, start=1):

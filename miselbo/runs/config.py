@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -164,7 +163,7 @@ def check_sign(override: Override) -> None:
         raise InputError(f"~{key}: {key} cannot be left out; write {key}=<value> instead")
 
 
-def check_kind(override: Override, default: Any) -> None:
+def check_kind(override: Override, default: object) -> None:
     """Refuse a word where ``conf/`` has a number, and a plain value where it has several keys.
 
     Raises:
@@ -187,7 +186,7 @@ def check_kind(override: Override, default: Any) -> None:
         raise InputError(f"{key} must be a number, got {plain_value(value)!r}")
 
 
-def plain_value(value: Any) -> Any:
+def plain_value(value: object) -> object:
     """A value as the user wrote it, without Hydra's notes on quotes."""
     return str(value) if isinstance(value, QuotedString) else value
 
@@ -215,7 +214,7 @@ def check_choices(override: Override) -> None:
     if override.is_add() and (CONF / group).is_dir():
         raise InputError(f"+{group}: {group} is there already; write {group}=<name> without the plus")
     for choice in choices(override):
-        if choice not in known and not (choice == "null" and group == "experiment"):
+        if choice not in known and not (choice == "null" and group in ("experiment", "objective")):
             raise InputError(
                 f"unknown {group}={choice}; {nearest(choice, known)}known are {', '.join(known)}"
             )
@@ -238,16 +237,16 @@ def compose_config(overrides: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
 
 
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(node: object, prefix: str = "") -> dict[str, object]:
     """Dotted names of all nodes, inner ones included, with the values of the leaves.
 
     Example:
         >>> flatten({"a": {"b": 1}, "c": 2})
         {'a': {'b': 1}, 'a.b': 1, 'c': 2}
     """
-    content: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
-    result: dict[str, Any] = {}
-    for key, value in content.items():
+    content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else node
+    result: dict[str, object] = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
         result[f"{prefix}{key}"] = value
         if isinstance(value, dict):
             result |= flatten(value, f"{prefix}{key}.")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from miselbo.runs import checkpoints
 from miselbo.runs.rows import LEFT_OUT, Curve, read_rows, write_rows
@@ -60,7 +60,7 @@ def complete(folder: Path, size: int) -> None:
     """
     path = folder / "metrics.csv"
     before = read_rows(path)
-    kept: dict[int, list[Any]] = {}
+    kept: dict[int, list[list[str]]] = {}
     for member in checkpoints.finished_members(folder, size):
         if not _path(folder, member).exists():
             kept[member] = _lines(member, checkpoints.curve(folder, member))

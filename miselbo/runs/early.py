@@ -4,13 +4,13 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
+from miselbo.data.interface import Data
 from miselbo.errors import InputError
 from miselbo.runs.building import build
 
 
-def check_trainer(arguments: Mapping[str, Any]) -> None:
+def check_trainer(arguments: Mapping[str, object]) -> None:
     """Build Lightning's trainer once, to see that it can be.
 
     Args:
@@ -34,7 +34,7 @@ def check_trainer(arguments: Mapping[str, Any]) -> None:
             raise InputError(f"trainer: Lightning takes no such arguments: {text}") from None
 
 
-def check_batches(trainer: Mapping[str, Any], data: Any, processes: int = 1) -> None:
+def check_batches(trainer: Mapping[str, object], data: Data, processes: int = 1) -> None:
     """Refuse limits that leave no batch to train or to validate on.
 
     Args:
@@ -47,7 +47,7 @@ def check_batches(trainer: Mapping[str, Any], data: Any, processes: int = 1) -> 
     """
     for key, name, least in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", 0)):
         loader, limit = getattr(data, f"{name}_dataloader", None), trainer.get(key)
-        if loader is None or limit is None:
+        if loader is None or not isinstance(limit, int | float):
             continue
         there = math.ceil(len(loader()) / processes)
         used = min(limit, there) if isinstance(limit, int) else int(limit * there)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +19,7 @@ from miselbo.runs.config import (
     split_trust,
     unknown_key,
 )
+from miselbo.runs.plain import plain
 from miselbo.runs.stored import read_stored
 from miselbo.runtime import faults
 from miselbo.runtime.files import forget_temporaries, is_temporary, write_text
@@ -39,7 +39,8 @@ ADDED = {
     "dataset.likelihood": "bernoulli", "dataset.num_bits": 8, "model.target.num_mixtures": 10,
     "model.approximation.num_flows": 0, "model.objective.regulariser_initial": None,
     "trainer.sync_batchnorm": False, "ensemble.objective": "independent", "ensemble.estimator": "all_to_all",
-    "ensemble.sampled": None, "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
+    "model.objective.loss": None, "model.objective.num_samples": 1, "ensemble.sampled": None,
+    "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
     "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
 }  # fmt: skip
 
@@ -65,20 +66,22 @@ def is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
-def import_folder(cfg: DictConfig) -> Path:
+def import_folder(
+    importer: str, dataset: str, scores: str | None = None, checkpoints: object = None, decoder: str = "tied"
+) -> Path:
     """Run folder of an import when none is named; for checkpoints, other files or settings give another one.
 
     Example:
-        >>> values = {"importer": "nvlabs", "checkpoints": ["a/checkpoint.pt"], "target": "tied"}
-        >>> import_folder(OmegaConf.create({**values, "dataset": {"name": "mnist"}})).as_posix()
+        >>> import_folder("nvlabs", "mnist", checkpoints=["a/checkpoint.pt"]).as_posix()
         'outputs/nvlabs-a-mnist-...'
     """
-    if cfg.importer == "arrays":
-        return Path("outputs", f"arrays-{Path(str(cfg.scores)).stem}")
-    first, *_ = paths = [path.expanduser().absolute() for path in checkpoint_paths(cfg)] or [Path("none")]
+    if importer == "arrays":
+        return Path("outputs", f"arrays-{Path(str(scores)).stem}")
+    paths = [path.expanduser().absolute() for path in checkpoint_paths(checkpoints)] or [Path("none")]
+    first = paths[0]
     name = first.parent.name if first.stem == "checkpoint" else first.stem
-    tail = name_tail(f"{' '.join(map(str, paths))} {cfg.target}")
-    return Path("outputs", f"nvlabs-{name}-{cfg.dataset.name}{tail}")
+    tail = name_tail(f"{' '.join(map(str, paths))} {decoder}")
+    return Path("outputs", f"nvlabs-{name}-{dataset}{tail}")
 
 
 def config_path(folder: Path) -> Path:
@@ -177,13 +180,13 @@ def quoted(path: Path) -> str:
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def identity(cfg: DictConfig) -> dict[str, Any]:
+def identity(cfg: DictConfig) -> dict[str, object]:
     """What decides the members: all leaves but those in ``FREE``."""
-    resolved = flatten(OmegaConf.to_container(cfg, resolve=True))
+    resolved = flatten(plain(cfg))
     return {key: value for key, value in resolved.items() if not isinstance(value, dict) and not is_free(key)}
 
 
-def loggers_of(stored: DictConfig, folder: Path) -> dict[str, Any]:
+def loggers_of(stored: DictConfig, folder: Path) -> dict[str, object]:
     """The stored loggers that write into the folder or to W&B alone; others might send to any server, so name them.
 
     Example:
@@ -191,7 +194,7 @@ def loggers_of(stored: DictConfig, folder: Path) -> dict[str, Any]:
         >>> loggers_of(OmegaConf.create({"mode": "auto", "mlflow": node}), Path("run"))
         {'mode': 'auto'}
     """
-    content: Any = OmegaConf.to_container(stored)
+    content = plain(stored)
     if isinstance(content.get("tensorboard"), dict):
         content["tensorboard"]["save_dir"] = str(folder)
     return {k: v for k, v in content.items() if not isinstance(v, dict) or k in ("wandb", "tensorboard")}
@@ -215,7 +218,8 @@ def load_folder(folder: Path, arguments: list[str], trust: Iterable[str] = ()) -
     own = stored(folder, (*trust, *named))
     fresh = compose_config([])  # a folder written by an older version lacks newer keys
     defaults = {key: fresh[key] for key in fresh if key not in ("model", "dataset", "run_dir")}
-    cfg: Any = OmegaConf.merge(defaults, own)
+    cfg = OmegaConf.merge(defaults, own)
+    assert isinstance(cfg, DictConfig)
     cfg.logger = loggers_of(cfg.logger, folder)
     overrides = parse(arguments)
     if any(override.key_or_group == "logger" for override in overrides):

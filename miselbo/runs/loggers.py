@@ -6,17 +6,17 @@ one of Lightning's loggers, which is built for each member: ``{member}`` in its 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
 
 from miselbo.errors import InputError
+from miselbo.report.summary import Summary
 from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import tidy_rows
 
@@ -24,24 +24,39 @@ from miselbo.runs.wandb import tidy_rows
 QUIET = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
+Node = Mapping[str, object]
+
+
+class Dashboard(Protocol):
+    """What shows a whole run: made of its folder and configuration."""
+
+    def of_member(self, member: int) -> Sequence[Logger]:
+        """Loggers of one member's curves."""
+
+    def finish(self, summary: Summary) -> None:
+        """Headline numbers, tables, figures and report."""
+
+    def close(self, error: BaseException | None) -> None:
+        """End, also after an error."""
+
+
 class Loggers:
     """Makes the loggers of each member and closes the dashboards, also after an error.
 
     Args:
-        cfg: the whole configuration.
+        config: of the run, plain types, for dashboards that show it; ``logger`` in it names the loggers.
         folder: run folder.
 
     Raises:
         InputError: a node of ``logger`` cannot be built, such as one whose package is not installed.
     """
 
-    def __init__(self, cfg: DictConfig, folder: Path):
-        content: Any = OmegaConf.to_container(cfg, resolve=True)
-        self.config, self.folder = content, folder
-        nodes = logger_nodes(content["logger"])
+    def __init__(self, config: Mapping[str, Mapping[str, object]], folder: Path):
+        self.config, self.folder = config, folder
+        nodes = logger_nodes(config["logger"])
         self.per_run = {name: node for name, node in nodes.items() if is_dashboard(name, node)}
         self.per_member = {name: node for name, node in nodes.items() if name not in self.per_run}
-        self.dashboards: list[Any] = []
+        self.dashboards: list[Dashboard] = []
 
     def __enter__(self) -> "Loggers":
         for name, node in self.per_run.items():
@@ -64,7 +79,7 @@ class Loggers:
         own = [make(kind, filled(node, name)) for kind, node in self.per_member.items()]
         return [*own, *(logger for dashboard in self.dashboards for logger in dashboard.of_member(member))]
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Headline numbers to all of them; dashboards take tables, figures and report too."""
         numbers = {k: float(v) for k, v in summary["headline"].items() if isinstance(v, int | float)}
         for kind, node in self.per_member.items():
@@ -87,7 +102,7 @@ class Loggers:
                 logger.finalize("success")
 
 
-def logger_nodes(logger: Mapping[str, Any]) -> dict[str, Any]:
+def logger_nodes(logger: Mapping[str, object]) -> dict[str, Node]:
     """The nodes of ``logger`` that name something to build.
 
     Example:
@@ -97,19 +112,19 @@ def logger_nodes(logger: Mapping[str, Any]) -> dict[str, Any]:
     return {k: node for k, node in logger.items() if isinstance(node, Mapping) and "_target_" in node}
 
 
-def is_dashboard(name: str, node: Mapping[str, Any]) -> bool:
+def is_dashboard(name: str, node: Node) -> bool:
     """Whether a node is built once for the whole run.
 
     Raises:
         InputError: there is no such class.
     """
     try:
-        return hasattr(get_object(node["_target_"]), "of_member")
+        return hasattr(get_object(str(node["_target_"])), "of_member")
     except Exception as error:
         raise InputError(f"logger.{name}: there is no {node['_target_']} here ({first(error)})") from None
 
 
-def make(name: str, node: Mapping[str, Any], *positional: Any) -> Any:
+def make(name: str, node: Node, *positional: object) -> Any:
     """Build a node; InputError with the reason when it cannot be."""
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -131,7 +146,7 @@ def first(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def filled(node: Mapping[str, Any], member: str) -> dict[str, Any]:
+def filled(node: Node, member: str) -> Node:
     """A node with the member's name in its strings.
 
     Example:
@@ -139,7 +154,7 @@ def filled(node: Mapping[str, Any], member: str) -> dict[str, Any]:
         {'version': 'q2', 'tags': {'of': 'run-q2'}}
     """
 
-    def fill(value: Any) -> Any:
+    def fill(value: object) -> object:
         if isinstance(value, str):
             return value.replace("{member}", member)
         return {k: fill(v) for k, v in value.items()} if isinstance(value, Mapping) else value

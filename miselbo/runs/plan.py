@@ -2,19 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from miselbo.data.interface import Data
 from miselbo.errors import InputError, nearest
 from miselbo.protocols import TrainableMember, TrainableTarget
-from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.building import build, build_model
+from miselbo.runs.checks import checkpoint_paths
+from miselbo.runs.config import flatten
+from miselbo.runs.folder import claim_folder
+from miselbo.runs.plain import plain
+from miselbo.runs.restore import Source
 from miselbo.runs.stored import read_stored
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers.logger import Logger
 
+F = TypeVar("F", bound=Callable[..., object])
 Loggers = Callable[[int], "Sequence[Logger]"]  # of the member of a number; 0: of the joint training
 PLAIN_TRAINER: Mapping[str, Any] = {
     "_target_": "pytorch_lightning.Trainer",
@@ -81,7 +89,7 @@ class TrainingPlan:
     resume_interval: float = 300.0
     progress: bool = False
     num_threads: int | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     recipe: str | None = None
 
     def __post_init__(self) -> None:
@@ -102,7 +110,7 @@ class TrainingPlan:
 
 def training_plan(cfg: DictConfig) -> TrainingPlan:
     """The plan of a run's configuration."""
-    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    content = plain(cfg)
     ensemble, model, trainer = content["ensemble"], content["model"], content["trainer"]
     joint = Joint(
         ensemble["estimator"],
@@ -113,7 +121,7 @@ def training_plan(cfg: DictConfig) -> TrainingPlan:
     return TrainingPlan(
         epochs=trainer["max_epochs"],
         member_epoch_share=model.get("member_epoch_share", 1.0),
-        objective=model["objective"],
+        objective=built_objective(model["objective"]),
         trainer=trainer,
         workers=ensemble["workers"],
         seed=content["seed"],
@@ -127,24 +135,42 @@ def training_plan(cfg: DictConfig) -> TrainingPlan:
     )
 
 
-def trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """``trainer`` of a configuration, as plain types."""
-    return OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[return-value]
+def built_objective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``model.objective`` with its node ``loss``, where there is one, as the function it names."""
+    loss = values.get("loss")
+    return {**values, "loss": build(loss)} if loss is not None else {**values}
+
+
+def needs_earlier(plan: TrainingPlan) -> bool:
+    """Whether the loss of a member asks for all members before it."""
+    loss = plan.objective.get("loss")
+    return loss is not None and is_able(loss, "earlier")
+
+
+def source_of(cfg: DictConfig) -> Source:
+    """Where the trained members of a run's configuration are."""
+    official = checkpoint_paths(plain(cfg)["checkpoints"]) if cfg.importer == "nvlabs" else None
+    return Source(Path(cfg.run_dir), cfg.model, cfg.seed, cfg.ensemble.size, official, cfg.target)
+
+
+def build_ensemble(cfg: DictConfig, spec: object, size: int) -> tuple[Any, list[Any]]:
+    """:func:`miselbo.runs.building.build_model` of a run's configuration."""
+    return build_model(cfg.model, cfg.seed, spec, size)
 
 
 @dataclass(frozen=True)
 class Rebuilt:
     """What another process trains, built anew from a recipe."""
 
-    fit: Callable[..., Any]
+    fit: Callable[..., object]
     target: TrainableTarget
     members: list[TrainableMember]
-    data: Any
+    data: Data
     plan: TrainingPlan
     folder: str
 
 
-def rebuild(recipe: str | Path, data: Any = None) -> Rebuilt:
+def rebuild(recipe: str | Path, data: Data | None = None) -> Rebuilt:
     """TrainableTarget, members, data and plan of a run, from the text of its configuration.
 
     Args:
@@ -152,33 +178,96 @@ def rebuild(recipe: str | Path, data: Any = None) -> Rebuilt:
         data: what is there of them already; None reads them, and fetches them where that is needed.
     """
     # what a stored one builds was checked by the command that started this one
-    cfg: Any = read_stored(recipe, None) if isinstance(recipe, Path) else OmegaConf.create(recipe)
+    cfg = read_stored(recipe, None) if isinstance(recipe, Path) else OmegaConf.create(recipe)
+    assert isinstance(cfg, DictConfig)
     if data is None:
-        data = build(cfg.dataset)
-        data.prepare_data()
-        data.setup()
+        data = data_of(cfg)
     target, members = build_ensemble(cfg, data.spec, cfg.ensemble.size)
     return Rebuilt(build(cfg.model.fit), target, members, data, training_plan(cfg), cfg.run_dir)
 
 
-def able(
-    objective: type | None = None, **abilities: bool
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a fit function with what it can do: ``apart``, ``ranks``, ``joint`` (see :func:`is_able`).
+@dataclass(frozen=True)
+class Study:
+    """What an experiment of several runs is given of its configuration.
+
+    Args:
+        folder: of the whole; each run has a folder of its own below it.
+        seed: of every run.
+        num_threads: of one process; None leaves it to torch.
+        accelerator: of every run.
+        progress: show it.
+        values: dotted names of all keys with their values.
+        written: the same as they are written, interpolations not resolved.
+        claim: makes ``folder`` this experiment's.
+    """
+
+    folder: Path
+    seed: int
+    num_threads: int | None
+    accelerator: str
+    progress: bool
+    values: Mapping[str, object]
+    written: Mapping[str, object]
+    claim: Callable[[], None]
+
+
+def study_of(cfg: DictConfig) -> Study:
+    """An experiment of several runs, from its configuration."""
+    folder, trainer = Path(cfg.run_dir), cfg.trainer
+    return Study(
+        folder=folder,
+        seed=cfg.seed,
+        num_threads=cfg.num_threads,
+        accelerator=trainer.accelerator,
+        progress=trainer.enable_progress_bar,
+        values=flatten(plain(cfg)),
+        written=flatten(cfg),
+        claim=partial(claim_folder, cfg, folder),
+    )
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """What another process evaluates."""
+
+    data: Data
+    source: Source
+    num_threads: int | None
+
+
+def reopen(recipe: str) -> Reopened:
+    """Data and members of a run, from the text of its configuration; the data are here already."""
+    cfg = OmegaConf.create(recipe)
+    assert isinstance(cfg, DictConfig)
+    data: Data = build(cfg.dataset)
+    data.setup()
+    return Reopened(data, source_of(cfg), cfg.num_threads)
+
+
+def data_of(cfg: DictConfig) -> Data:
+    """The data module of a run's configuration, fetched and set up."""
+    data: Data = build(cfg.dataset)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def able(objective: type | None = None, **abilities: bool) -> Callable[[F], F]:
+    """Mark a function with what it can do or needs (see :func:`is_able`).
 
     Args:
         objective: dataclass of the hyper-parameters that ``model.objective`` may hold for it.
         **abilities: what it can do.
     """
 
-    def mark(fit: Callable[..., Any]) -> Callable[..., Any]:
+    def mark(fit: F) -> F:
         fit.__dict__.update(abilities, objective=objective)
         return fit
 
     return mark
 
 
-def check_objective(fit: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def check_objective(fit: Callable[..., object], given: Mapping[str, Any]) -> None:
     """Refuse hyper-parameters that a fit function does not know, or whose own checks they do not pass.
 
     Args:
@@ -195,7 +284,7 @@ def check_objective(fit: Callable[..., Any], given: Mapping[str, Any]) -> None:
         ...
         miselbo.errors.InputError: unknown model.objective.learning_rat; did you mean 'learning_rate'? known are ...
     """
-    kind: Any = getattr(getattr(fit, "func", fit), "objective", None)
+    kind = getattr(getattr(fit, "func", fit), "objective", None)
     if kind is None:
         return
     known = [each.name for each in fields(kind)]
@@ -207,11 +296,12 @@ def check_objective(fit: Callable[..., Any], given: Mapping[str, Any]) -> None:
     kind(**given)
 
 
-def is_able(fit: Callable[..., Any], ability: str) -> bool:
-    """Whether a fit function, or the one a partial calls, has an ability.
+def is_able(fit: Callable[..., object], ability: str) -> bool:
+    """Whether a function, or the one a partial calls, has an ability.
 
     ``apart``: trains one member without the others; ``ranks``: in several processes of torch.distributed;
-    ``joint``: all members together by MISELBO.
+    ``joint``: all members together by MISELBO; ``losses``: by any of :mod:`miselbo.training.objectives`. Of a loss,
+    ``earlier``: asks for all members before the one in training.
 
     Example:
         >>> @able(apart=True)

@@ -7,47 +7,49 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from miselbo.errors import InputError
 from miselbo.runs import checkpoints
 from miselbo.runs.folder import ADDED, config_path, identity, stored
 from miselbo.runtime.files import atomic
 
 
-def reusable(cfg: DictConfig, folder: Path) -> tuple[Path, list[int]] | None:
+def reusable(
+    from_run: str | None, now: Mapping[str, object], size: int, folder: Path
+) -> tuple[Path, list[int]] | None:
     """Where finished members are that ``folder`` lacks, and their numbers; None where there are none.
 
     Args:
-        cfg: of the run. ``from_run`` names the other one; "auto" looks beside ``folder`` for runs that differ from it
-            in S, and null takes nothing over.
+        from_run: names the other one; "auto" looks beside ``folder`` for runs that differ from it in S, and None
+            takes nothing over.
+        now: what decides the members here (:func:`miselbo.runs.folder.identity`).
+        size: S.
         folder: this run's.
 
     Raises:
         InputError: ``from_run`` is no run folder, is trained jointly, or has other settings; the keys are named.
     """
-    if cfg.from_run is None or cfg.ensemble.objective == "mixture":
+    if from_run is None or now["ensemble.objective"] == "mixture":
         return None
-    if cfg.from_run == "auto":
-        offers = [(place, beside(cfg, place, folder)) for place in siblings(folder)]
+    if from_run == "auto":
+        offers = [(place, beside(now, size, place, folder)) for place in siblings(folder)]
         source, taken = max(offers, key=lambda offer: len(offer[1]), default=(folder, []))
     else:
-        source = Path(str(cfg.from_run)).expanduser()
+        source = Path(str(from_run)).expanduser()
         if not config_path(source).is_file():
             raise InputError(f"from_run={source} is no run folder: {config_path(source)} does not exist")
-        if wrong := differences(cfg, source):
+        if wrong := differences(now, source):
             listed = "; ".join(wrong[:5])
             raise InputError(
                 f"from_run={source} has other settings, so its members are not this run's: {listed}"
             )
-        taken = available(cfg, source, folder)
+        taken = available(size, source, folder)
     return (source, taken) if taken else None
 
 
-def beside(cfg: DictConfig, place: Path, folder: Path) -> list[int]:
+def beside(now: Mapping[str, object], size: int, place: Path, folder: Path) -> list[int]:
     """What a run that nobody named has to offer; nothing where its settings differ or a file of it cannot be read."""
     try:
-        return [] if differences(cfg, place) else available(cfg, place, folder)
+        return [] if differences(now, place) else available(size, place, folder)
     except InputError:
         return []
 
@@ -67,20 +69,20 @@ def siblings(folder: Path) -> list[Path]:
     return [place for place in places if place != folder and config_path(place).is_file()]
 
 
-def differences(cfg: DictConfig, place: Path) -> list[str]:
+def differences(now: Mapping[str, object], place: Path) -> list[str]:
     """In what another run's members differ: one line for each key that decides them."""
-    before, now = ADDED | identity(stored(place)), ADDED | identity(cfg)
+    before, now = ADDED | identity(stored(place)), ADDED | dict(now)
     keys = sorted(before.keys() | now.keys())
     return [
         f"{k} is {before.get(k)!r} there, {now.get(k)!r} here" for k in keys if before.get(k) != now.get(k)
     ]
 
 
-def available(cfg: DictConfig, source: Path, folder: Path) -> list[int]:
+def available(size: int, source: Path, folder: Path) -> list[int]:
     """Members that ``source`` has and ``folder`` lacks, in a row from the first lacking one on."""
-    have, numbers = set(checkpoints.finished_members(folder, cfg.ensemble.size)), []
-    finished = checkpoints.finished_members(source, cfg.ensemble.size)
-    for s in range(1, cfg.ensemble.size + 1):
+    have, numbers = set(checkpoints.finished_members(folder, size)), []
+    finished = checkpoints.finished_members(source, size)
+    for s in range(1, size + 1):
         if s in have:
             continue
         if s not in finished or "trained_with" in members_info(source, s):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from miselbo.errors import InputError, nearest
 
@@ -22,11 +21,11 @@ class Rule:
     """
 
     words: str
-    fits: Callable[[Any], bool]
+    fits: Callable[[object], bool]
     known: tuple[str, ...] = ()
     most: int | None = None
 
-    def check(self, key: str, value: Any) -> None:
+    def check(self, key: str, value: object) -> None:
         """Raises InputError, naming the key, for a value of another kind."""
         if self.fits(value):
             return
@@ -65,7 +64,7 @@ def number(low: float = -math.inf, high: float = math.inf, above: float | None =
     words = " ".join(["be a finite number", " and ".join(part for part in (least, most) if part)]).strip()
     signed = low < 0 and above is None
 
-    def fits(value: Any) -> bool:
+    def fits(value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         if value == 0 and not signed and math.copysign(1, value) < 0:
@@ -99,7 +98,7 @@ def name() -> Rule:
     inner = text(200)
     return Rule(
         "be a name without slashes",
-        lambda value: inner.fits(value) and not set(value) & {"/", "\\"} and value not in (".", ".."),
+        lambda value: inner.fits(value) and not set(str(value)) & {"/", "\\"} and value not in (".", ".."),
     )
 
 

@@ -5,10 +5,7 @@ files that stand below a ``_target_`` of your own package are your class's to ch
 """
 
 import re
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from collections.abc import Mapping
 
 from miselbo.errors import InputError
 from miselbo.importers.nvlabs import DECODERS
@@ -115,6 +112,7 @@ SCHEMA: dict[str, Rule] = {
     "model.objective.warmup_epochs": ZERO, "model.objective.weight_decay": NOT_NEGATIVE,
     "model.objective.kl_anneal_portion": PORTION, "model.objective.kl_constant_portion": PORTION,
     "model.objective.kl_weight_min": PORTION, "model.objective.regulariser": NOT_NEGATIVE,
+    "model.objective.loss._target_": TARGET, "model.objective.loss._partial_": FLAG,
     "model.objective.regulariser_initial": maybe(NOT_NEGATIVE), "model.objective.max_skipped_steps": COUNT,
     # classical
     "model.approximation.family": text(), "model.approximation.fixed": FREE, "model.approximation.initial": FREE,
@@ -166,25 +164,29 @@ SCHEMA: dict[str, Rule] = {
     "study.sets": many(text()),
 }  # fmt: skip
 NODES = {key.rsplit(".", n)[0] for key in SCHEMA for n in range(1, key.count(".") + 1)}
-MAY_BE_NULL = {"study", "dataset.fixed", "model.cost", "model.approximation.flow", "trainer.plugins"}
+MAY_BE_NULL = {
+    "study",
+    "dataset.fixed",
+    "model.cost",
+    "model.approximation.flow",
+    "model.objective.loss",
+    "trainer.plugins",
+}
 OWN = ("miselbo.", "pytorch_lightning.")  # whose arguments SCHEMA knows
 
 
-def check(cfg: DictConfig) -> None:
+def check(config: Mapping[str, object]) -> None:
     """Refuse a configuration with a value that no run can have.
 
     Raises:
         InputError: naming the key, what it must be, and what it is.
     """
-    try:
-        content: Any = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise InputError(f"cannot read the configuration: {str(error).splitlines()[0]}") from None
-    check_node(content, "")
-    stopping.seconds(content["trainer"].get("max_time"))
+    check_node(config, "")
+    trainer = config["trainer"]
+    stopping.seconds(trainer.get("max_time") if isinstance(trainer, Mapping) else None)
 
 
-def check_node(node: dict[str, Any], prefix: str) -> None:
+def check_node(node: Mapping[str, object], prefix: str) -> None:
     """:func:`check` for the keys of a node and those below; ``prefix`` is its own key with a dot."""
     for last, value in node.items():
         key = f"{prefix}{last}"
@@ -198,7 +200,7 @@ def check_node(node: dict[str, Any], prefix: str) -> None:
                 check_node(value, f"{key}.")
 
 
-def is_own(node: Any) -> bool:
+def is_own(node: object) -> bool:
     """Whether a node is not for a class or function of another package.
 
     Example:

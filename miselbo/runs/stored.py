@@ -5,9 +5,8 @@ interpolation (``${oc.env:TOKEN}`` would put the reader's secrets into a report)
 nodes may build is in :mod:`miselbo.runs.targets`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -50,8 +49,7 @@ def read_stored(path: Path, trust: Iterable[str] | None = ()) -> DictConfig:
         check_values(content, "", None if trust is None else tuple(trust))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    cfg: Any = OmegaConf.create(content)
-    return cfg
+    return OmegaConf.create(content)
 
 
 def read_text(path: Path, largest: int) -> str:
@@ -76,7 +74,7 @@ def check_text(text: str, path: Path) -> None:
     Raises:
         InputError: naming the key: a tag, an anchor or alias, a key twice, too deep or too long; or it is no YAML.
     """
-    keys: list[Any] = []  # per open collection: the key or index at which it stands
+    keys: list[str | int] = []  # per open collection: the key or index at which it stands
     seen: list[set[str] | None] = []  # per open collection: keys of a mapping, None for a list
     waiting = False  # a mapping's key has been read, its value comes
 
@@ -97,13 +95,13 @@ def check_text(text: str, path: Path) -> None:
             is_key = bool(seen) and seen[-1] is not None and not waiting
             if is_key:
                 keys[-1] = event.value if isinstance(event, yaml.ScalarEvent) else ""
-                if keys[-1] in ("", "<<") or len(keys[-1]) > LONGEST:
+                if keys[-1] in ("", "<<") or len(str(keys[-1])) > LONGEST:
                     raise refuse("has a key that is no plain word")
                 if event.value in seen[-1]:  # type: ignore[operator]
                     raise refuse("stands there twice")
                 seen[-1].add(event.value)  # type: ignore[union-attr]
             elif seen and seen[-1] is None:
-                keys[-1] += 1
+                keys[-1] = int(keys[-1]) + 1
             if event.tag is not None and event.tag != "!":
                 raise refuse(f"has the YAML tag {short(event.tag)}, which could build any object")
             waiting = is_key
@@ -120,7 +118,7 @@ def check_text(text: str, path: Path) -> None:
         raise InputError(f"{path} cannot be read{where}: {' '.join(str(error).split())[:200]}") from None
 
 
-def check_values(node: Any, key: str, trust: tuple[str, ...] | None) -> None:
+def check_values(node: object, key: str, trust: tuple[str, ...] | None) -> None:
     """Refuse what would be evaluated or built; names of earlier versions become those of today.
 
     Raises:
@@ -148,7 +146,7 @@ def check_values(node: Any, key: str, trust: tuple[str, ...] | None) -> None:
         raise InputError(f"{key} has no value (???)")
 
 
-def dotted(keys: list[Any]) -> str:
+def dotted(keys: Sequence[str | int]) -> str:
     """A key as OmegaConf writes it.
 
     Example:

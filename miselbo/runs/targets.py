@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 from miselbo.errors import InputError
 
@@ -28,6 +27,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "miselbo.training.fit.fit_members", "miselbo.training.vectorised.fit_together",
         "miselbo.phylo.training.fit_members",
     ),
+    "model.objective.loss": ("miselbo.training.objectives.*",),
     "model.cost": ("miselbo.training.cost.forecast", "miselbo.phylo.cost.forecast"),
     "trainer": ("pytorch_lightning.Trainer",),
     "trainer.plugins": ("pytorch_lightning.plugins.environments.SLURMEnvironment",),
@@ -99,14 +99,14 @@ def check_target(key: str, name: object, trust: Iterable[str] = ()) -> None:
     )
 
 
-def look_up(key: str, name: str) -> list[Any]:
+def look_up(key: str, name: str) -> list[object]:
     """Everything on the way from the module, the longest that can be imported, to the object a name stands for.
 
     Raises:
         InputError: there is no such thing.
     """
     parts = name.split(".")
-    found: list[Any] = [import_module_or_refuse(key, name, parts[0])]
+    found: list[object] = [import_module_or_refuse(key, name, parts[0])]
     for number, part in enumerate(parts[1:], start=2):
         if not hasattr(found[-1], part) and isinstance(found[-1], ModuleType):
             found.append(import_module_or_refuse(key, name, ".".join(parts[:number])))
@@ -125,7 +125,7 @@ def import_module_or_refuse(key: str, name: str, module: str) -> ModuleType:
         raise InputError(f"{key}._target_ names {short(name)}, which cannot be imported: {error}") from None
 
 
-def strangers(found: list[Any], homes: tuple[str, ...]) -> str:
+def strangers(found: list[object], homes: tuple[str, ...]) -> str:
     """Name of the first module outside ``homes`` that a name leads through or ends in; empty without one."""
     for step in found:
         root = isinstance(step, ModuleType) and any(within(home, step.__name__) for home in homes)

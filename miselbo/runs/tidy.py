@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -40,7 +39,7 @@ class TidyMetrics(Logger):
         """Version of the file format."""
         return 1
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """The resolved configuration is in the run folder already."""
 
     @rank_zero_only
@@ -89,18 +88,18 @@ class Recorder(Logger):
         """Version of the rows."""
         return 1
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """The resolved configuration is in the run folder already."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values of one step."""
         self.rows += curve_rows(metrics, step or 0)
 
-    def restore(self, rows: Iterable[Sequence[Any]] | None) -> None:
+    def restore(self, rows: Iterable[Sequence[str | float]] | None) -> None:
         """Go on from the rows of a resume point; None in that of an early version, whose rows are in the file alone."""
         self._whole = rows is not None
         self.rows = [(int(step), str(name), float(value)) for step, name, value in rows or ()]
 
-    def kept(self, more: Curve | None = None) -> list[list[Any]] | None:
+    def kept(self, more: Curve | None = None) -> list[list[str | float]] | None:
         """The rows, and ``more``, as plain JSON types; None where the first ones are missing."""
-        return [list(row) for row in (*self.rows, *(more or ()))] if self._whole else None
+        return [[*row] for row in (*self.rows, *(more or ()))] if self._whole else None

@@ -6,10 +6,9 @@ run. A bound of members with different targets is a bound of no model, so they a
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -82,7 +81,7 @@ def assemble(
         checkpoints.read(checkpoints.member_path(part.folder, part.number), "member") for part in parts
     ]
     configs = [load_folder(part.folder, [], trust) for part in parts]
-    refuse_different(parts, contents, configs)
+    refuse_different(parts, contents, [ADDED | identity(own) for own in configs])
     stamps = [content.get("fingerprint") for content in contents]
     for stamp in stamps:
         if stamp is not None and stamps.count(stamp) > 1:
@@ -92,11 +91,11 @@ def assemble(
     cfg.run_dir, cfg.ensemble.size, cfg.from_run = str(folder), len(parts), None
     cfg.ensemble.objective, cfg.members = "independent", [part.name for part in parts]
     nodes = [
-        own_arguments(own, part.number)[-1] or own.model.approximation
+        own_arguments(own.model, part.number)[-1] or own.model.approximation
         for part, own in zip(parts, configs, strict=True)
     ]
     plain = [OmegaConf.to_container(node, resolve=True) for node in nodes]
-    own_keys: Any = plain if any(node != plain[0] for node in plain) else None
+    own_keys = plain if any(node != plain[0] for node in plain) else None
     cfg.model.approximation = plain[0]
     cfg.model = OmegaConf.merge(cfg.model, {"members": own_keys})
     check_folder(cfg, folder)
@@ -106,9 +105,14 @@ def assemble(
 
 
 def refuse_different(
-    parts: Sequence[Part], contents: Sequence[dict[str, Any]], configs: Sequence[DictConfig]
+    parts: Sequence[Part], contents: Sequence[Mapping[str, object]], decisive: Sequence[Mapping[str, object]]
 ) -> None:
     """Refuse members of other targets or data; the table of what differs goes to standard error.
+
+    Args:
+        parts: the members.
+        contents: of their checkpoints.
+        decisive: what decides the members of their runs (:func:`miselbo.runs.folder.identity`).
 
     Raises:
         InputError: naming what differs.
@@ -116,7 +120,7 @@ def refuse_different(
     columns: dict[str, list[str]] = {
         "target": [str(content["target_fingerprint"])[:16] for content in contents]
     }
-    settings = [{k: v for k, v in (ADDED | identity(cfg)).items() if k.startswith(SHARED)} for cfg in configs]
+    settings = [{k: v for k, v in own.items() if k.startswith(SHARED)} for own in decisive]
     for key in sorted({key for own in settings for key in own}):
         values = [str(own.get(key)) for own in settings]
         if len({*values}) > 1:
@@ -147,7 +151,7 @@ def refuse_different(
     )
 
 
-def copy_members(parts: Sequence[Part], contents: Sequence[dict[str, Any]], folder: Path) -> None:
+def copy_members(parts: Sequence[Part], contents: Sequence[Mapping[str, object]], folder: Path) -> None:
     """Target, members under their new numbers, and their curves; what is there already stays."""
     here = checkpoints.target_path(folder)
     if not here.exists():

@@ -9,12 +9,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from miselbo.runs.wandb_file import WandbFile
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 Key = tuple[int, int, str]  # member, step, metric
 
@@ -30,7 +33,7 @@ class WandbCurves(Logger):
     """
 
     def __init__(
-        self, run: Any, member: int, steps_per_epoch: int | None = None, known: set[Key] | None = None
+        self, run: "Run", member: int, steps_per_epoch: int | None = None, known: set[Key] | None = None
     ):
         super().__init__()
         self.run, self.member, self.steps_per_epoch = run, member, steps_per_epoch
@@ -47,7 +50,7 @@ class WandbCurves(Logger):
         """The run's id."""
         return str(self.run.id)
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """The run holds the whole configuration already."""
 
     @rank_zero_only
@@ -63,19 +66,19 @@ class WandbCurves(Logger):
             self.known.update((self.member, step, name) for name in new)
 
 
-def define(run: Any, member: int) -> None:
+def define(run: "Run", member: int) -> None:
     """The epoch is on the x-axis of the member's curves."""
     run.define_metric("epoch", hidden=True)
     run.define_metric(f"q{member}/*", step_metric="epoch")
 
 
-def send(run: Any, member: int, step: int, epoch: int, values: Mapping[str, float]) -> None:
+def send(run: "Run", member: int, step: int, epoch: int, values: Mapping[str, float]) -> None:
     """One row of one member."""
     row = {f"q{member}/{name}": float(value) for name, value in values.items()}
     run.log({**row, "epoch": epoch, f"q{member}/step": step})
 
 
-def catch_up(run: Any, metrics: Path, known: set[Key]) -> None:
+def catch_up(run: "Run", metrics: Path, known: set[Key]) -> None:
     """Send the rows of ``metrics.csv`` that are not ``known``, and add them to it.
 
     Every epoch leaves rows at its last step, so a member's e-th step in the file is the end of its epoch e.
@@ -101,7 +104,7 @@ def tidy_rows(metrics: Path) -> dict[Key, float]:
     return {(int(member), int(step), name): float(value) for member, step, name, value in rows}
 
 
-def on_dashboard(run: Any, folder: Path) -> set[Key]:
+def on_dashboard(run: "Run", folder: Path) -> set[Key]:
     """What W&B has of this run's curves already.
 
     Args:
@@ -124,7 +127,7 @@ def on_dashboard(run: Any, folder: Path) -> set[Key]:
     }
 
 
-def keys(row: Mapping[str, Any]) -> Iterator[Key]:
+def keys(row: Mapping[str, object]) -> Iterator[Key]:
     """Member, step and metric of a history row's curves.
 
     Example:
@@ -133,4 +136,4 @@ def keys(row: Mapping[str, Any]) -> Iterator[Key]:
     """
     for name in row:
         if (found := re.fullmatch(r"q(\d+)/(.+)", name)) and found[2] != "step":
-            yield int(found[1]), int(row[f"q{found[1]}/step"]), found[2]
+            yield int(found[1]), int(str(row[f"q{found[1]}/step"])), found[2]

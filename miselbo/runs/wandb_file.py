@@ -8,7 +8,15 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import (  # type: ignore[attr-defined]
+        ArtifactRecord,
+        HistoryItem,
+        Record,
+        RunRecord,
+    )
 
 BLOCK, FULL, FIRST, LAST = 2**15, 1, 2, 4
 HEADER = 7  # bytes: of the file, and of each chunk (checksum, length, kind)
@@ -40,7 +48,7 @@ def chunks(data: bytes) -> Iterator[bytes]:
             yield parts
 
 
-def records(file: Path) -> list[Any]:
+def records(file: Path) -> "list[Record]":
     """The file's protobuf records."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
@@ -52,7 +60,7 @@ def records(file: Path) -> list[Any]:
     return found
 
 
-def items(part: Iterable[Any]) -> dict[str, Any]:
+def items(part: "Iterable[HistoryItem]") -> dict[str, Any]:
     """Name and value of an item list, as nested as their keys."""
     found: dict[str, Any] = {}
     for item in part:
@@ -86,12 +94,12 @@ class WandbFile:
     """
 
     def __init__(self, file: Path):
-        self.history: list[dict[str, Any]] = []
-        self.summary: dict[str, Any] = {}
-        self.config: dict[str, Any] = {}
+        self.history: list[dict[str, object]] = []
+        self.summary: dict[str, object] = {}
+        self.config: dict[str, object] = {}
         self.metrics: dict[str, str] = {}
-        self.artifacts: list[Any] = []
-        self.run: Any = None
+        self.artifacts: list[ArtifactRecord] = []
+        self.run: RunRecord | None = None
         self.exit_code: int | None = None
         for record in records(file):
             kind = record.WhichOneof("record_type")

@@ -4,17 +4,21 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from miselbo.data.grid import grid
 from miselbo.errors import InputError, Stopped
+from miselbo.report.summary import Summary
 from miselbo.runs.wandb import Key, WandbCurves, catch_up, on_dashboard
 from miselbo.runtime import stopping
 from miselbo.runtime.files import write_text
 from miselbo.runtime.reading import check_archive
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 
 class WandbRun:
@@ -52,7 +56,7 @@ class WandbRun:
     ):
         self.folder, self.config, self.checkpoints = folder, config, checkpoints
         content = (config["model"]["name"], config["dataset"]["name"], f"S={config['ensemble']['size']}")
-        self.run: Any = None
+        self.run: Run | None = None
         if os.environ.get("LOCAL_RANK", "0") == "0":
             own = {"project": project, "entity": entity, "group": group, "notes": notes, "job_type": job_type}
             self.run = start(folder, mode, config=dict(config), tags=[*content, *tags], **own)
@@ -71,7 +75,7 @@ class WandbRun:
         epoch = self.config["model"]["objective"].get("steps_per_epoch")
         return [WandbCurves(self.run, member, epoch, self.known)]
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Headline numbers, the S x L grid, figures and report; checkpoints where asked for."""
         if self.run is None:
             return
@@ -108,14 +112,14 @@ class WandbRun:
         import wandb
 
         present = [path for path in files if path.is_file()]
-        if present:
+        if present and self.run is not None:
             artifact = wandb.Artifact(f"{kind}-{self.run.id}", type=kind)
             for path in present:
                 artifact.add_file(str(path), name=path.name)
             self.run.log_artifact(artifact)
 
 
-def start(folder: Path, mode: Any, **arguments: Any) -> Any:
+def start(folder: Path, mode: Any, **arguments: Any) -> "Run":
     """A W&B run in the run folder; the same run again when the folder has one already."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it looks up a host name even offline otherwise
     os.environ.setdefault("WANDB_SILENT", "true")

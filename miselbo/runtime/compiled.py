@@ -11,15 +11,25 @@ import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.dispatcher import Dispatcher
 
 from miselbo.runtime.files import own_temporary
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+class Options(TypedDict, total=False):
+    """Those of ``numba.njit`` that are used."""
+
+    nogil: bool
+    error_model: Literal["python", "numpy"]
+    fastmath: bool | set[str]
+    inline: Literal["never", "always"]
+
+
+def compiled(**options: Unpack[Options]) -> Callable[[Callable[..., object]], Dispatcher]:
     """Decorator: ``numba.njit(**options)`` with the cache of this module.
 
     Example:
@@ -30,11 +40,11 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         1.5
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def decorate(function: Callable[..., object]) -> Dispatcher:
         kernel = numba.njit(**options)(function)
         cache = _cache(function)
         if cache is not None:
-            kernel._cache = cache
+            kernel._cache = cache  # type: ignore[attr-defined]
         return kernel
 
     return decorate
@@ -43,7 +53,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 class KernelCache(FunctionCache):
     """A cache whose failures cost time, nothing else."""
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
+    def load_overload(self, sig: object, target_context: object) -> object:
         """What is kept for a signature; None where nothing can be read."""
         try:
             return super().load_overload(sig, target_context)
@@ -52,7 +62,7 @@ class KernelCache(FunctionCache):
                 self.flush()
             return None
 
-    def save_overload(self, sig: Any, data: Any) -> None:
+    def save_overload(self, sig: object, data: object) -> None:
         """Keep what was compiled, if there is room."""
         try:
             super().save_overload(sig, data)
@@ -70,7 +80,7 @@ def say(what: str) -> None:
         print(f"compiled kernels {what}", file=sys.stderr, flush=True)
 
 
-def _cache(function: Callable[..., Any]) -> KernelCache | None:
+def _cache(function: Callable[..., object]) -> KernelCache | None:
     with contextlib.suppress(RuntimeError):  # numba's word for no place
         return KernelCache(function)
     folder = own_temporary()

@@ -3,14 +3,17 @@
 import math
 import statistics
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+T = TypeVar("T")
+Shape = Sequence[int]
 
 
 def line(measure: Callable[[int], float], small: int, large: int, seconds: float) -> tuple[float, float]:
@@ -33,22 +36,22 @@ def line(measure: Callable[[int], float], small: int, large: int, seconds: float
     return high - slope * large, slope
 
 
-def count_gflop(work: Callable[[], Any]) -> tuple[float, Any]:
+def count_gflop(work: Callable[[], T]) -> tuple[float, T]:
     """10^9 operations of matrix products and convolutions inside ``work()``, and what it returns.
 
     Example:
         >>> count_gflop(lambda: torch.ones(10, 20) @ torch.ones(20, 30))[0] == 2 * 10 * 20 * 30 / 1e9
         True
     """
-    backward: dict[Any, Any] = {torch.ops.aten.convolution_backward: _convolution_backward}
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=backward) as counter:
         result = work()
     return counter.get_total_flops() / 1e9, result
 
 
 def _convolution_backward(
-    gradient: Any, x: Any, kernel: Any, _bias: Any, _stride: Any, _padding: Any, _dilation: Any, transposed: bool,
-    _output_padding: Any, _groups: int, wanted: Any, **_: Any,
+    gradient: Shape, x: Shape, kernel: Shape, _bias: object, _stride: object, _padding: object, _dilation: object,
+    transposed: bool, _output_padding: object, _groups: int, wanted: Sequence[bool], **_: object,
 ) -> int:  # fmt: skip
     """Operations of a convolution's gradients from shapes; torch's own count forgets the groups in the kernel's."""
     pixels = math.prod((x if transposed else gradient)[2:])
@@ -82,7 +85,13 @@ class Peak(TorchDispatchMode):
         self.bytes = self._now = 0
         self._alive: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided:

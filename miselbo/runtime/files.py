@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def own_temporary() -> Path | None:
     return folder if own else None
 
 
-def memory_map(path: Path, shape: tuple[int, ...], dtype: str) -> Any:
+def memory_map(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """A new .npy file as a writable array in memory; its space is taken from the disk at once.
 
     A map of a file with holes is cheaper, and ends the process without a word (SIGBUS) when the disk is full.
@@ -143,7 +143,7 @@ def memory_map(path: Path, shape: tuple[int, ...], dtype: str) -> Any:
         return np.lib.format.open_memmap(path, mode="r+")
 
 
-def write_tensors(path: Path, content: Any) -> None:
+def write_tensors(path: Path, content: object) -> None:
     """Write what ``torch.save`` takes atomically."""
     import torch  # slow to import
 
@@ -165,7 +165,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write plain JSON types atomically, indented."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 

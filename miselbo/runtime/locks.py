@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own, which sets its rank
@@ -86,12 +85,12 @@ def acquire(lock: FileLock, owner: Path, patience: float) -> None:
         time.sleep(0.1)
 
 
-def _left_alone(owner: dict[str, Any]) -> bool:
+def _left_alone(owner: dict[str, object]) -> bool:
     parent = owner.get("parent")
     return owner.get("host") == socket.gethostname() and isinstance(parent, int) and not alive(parent)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -99,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _number(owner: dict[str, Any]) -> str:
+def _number(owner: dict[str, object]) -> str:
     if "process" not in owner or "host" not in owner:
         return "which has just started"
     return f"number {owner['process']} on {owner['host']}"

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 from miselbo.errors import InputError, Stopped
 
@@ -95,7 +94,7 @@ def _time_is_over() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def seconds(given: Any) -> float | None:
+def seconds(given: object) -> float | None:
     """``trainer.max_time`` in seconds: "DD:HH:MM:SS", or units by name as in {hours: 12}; None for no limit.
 
     Raises:
@@ -109,9 +108,9 @@ def seconds(given: Any) -> float | None:
         return None
     try:
         if isinstance(given, Mapping):
-            found = timedelta(**{str(key): value for key, value in given.items()}).total_seconds()
+            found = timedelta(**{str(key): float(value) for key, value in given.items()}).total_seconds()
         else:
-            days, hours, minutes, rest = map(int, re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", given).groups())  # type: ignore[union-attr]
+            days, hours, minutes, rest = map(int, re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", given).groups())  # type: ignore
             found = timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
     except (TypeError, AttributeError, ValueError, OverflowError):
         found = 0.0

@@ -1,13 +1,16 @@
 """What happens beside the training steps: resume points, the ensemble's validation scores, progress, tidy metrics."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from miselbo.bounds.quantities import QUANTITIES
 from miselbo.bounds.running import RunningBounds
 from miselbo.runs.rows import curve_rows
 from miselbo.runs.tidy import Recorder
@@ -20,7 +23,9 @@ from miselbo.training.parallel import collectives
 class AtomicIO(TorchCheckpointIO):
     """Lightning's checkpoints, written beside their place and renamed, not by way of the system's temporary folder."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
         """A kill, or a full disk, leaves the previous one."""
         write_tensors(Path(path), checkpoint)
 
@@ -38,7 +43,9 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self._epoch_ends = False
         self.interval = interval
         self._last = time.monotonic()
-        self._sums: dict[str, Any] = {}  # of the part of an epoch that an earlier process trained
+        self._sums: dict[
+            str, tuple[Tensor, Tensor]
+        ] = {}  # of the part of an epoch that an earlier process trained
         self._inside_epoch = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -56,12 +63,17 @@ class ResumePoint(pl.callbacks.Checkpoint):
             iter(loop._data_fetcher)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Where a stop is asked for, save and stop; at the end of an epoch that waits for its curves."""
         loop = trainer.fit_loop.epoch_loop
         for name, (value, count) in self._sums.items():
-            metric: Any = loop._results[name]
+            metric = loop._results[name]
             metric.value, metric.cumulated_batch_size = (
                 metric.value + value,
                 metric.cumulated_batch_size + count,
@@ -93,7 +105,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
         self._last = time.monotonic()
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Add the member's curve, and inside an epoch the sums of the part of it that is still to be logged."""
         pending = None
@@ -106,7 +118,7 @@ class ResumePoint(pl.callbacks.Checkpoint):
         checkpoint["curve"] = self.recorder.kept(pending)
         checkpoint["seed"] = getattr(pl_module, "seed", None)
         if self._inside_epoch:
-            results: dict[str, Any] = dict(trainer.fit_loop.epoch_loop._results)
+            results = dict(trainer.fit_loop.epoch_loop._results)
             checkpoint["epoch_sums"] = {
                 name: (metric.value, metric.cumulated_batch_size)
                 for name, metric in results.items()
@@ -133,7 +145,7 @@ class EnsembleMonitor(pl.Callback):
         seed: of the noise, the same at every epoch.
     """
 
-    NAMES = ("miselbo", "joint_bound", "average_elbo", "average_iwelbo", "delta", "jsd")
+    NAMES = tuple(quantity.name for quantity in QUANTITIES if quantity.monitored)
 
     def __init__(self, num_samples: int = 5, seed: int = 0):
         self.num_samples = num_samples
@@ -149,8 +161,8 @@ class EnsembleMonitor(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: Any,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: Mapping[str, Tensor],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -167,7 +179,7 @@ class EnsembleMonitor(pl.Callback):
         sums = torch.stack([column.sum() for column in columns])
         self._sums += torch.cat([sums, sums.new_tensor([len(batch["index"])])])
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Means over all ranks' examples."""
         if trainer.sanity_checking:
             return
@@ -193,7 +205,7 @@ class EpochMeter(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One epoch more."""
-        value: Any = trainer.callback_metrics.get("train/elbo")
+        value = trainer.callback_metrics.get("train/elbo")
         note = "" if value is None else f"ELBO {float(value):.2f} nats"
         if self._meter is not None:
             self._meter.update(trainer.current_epoch + 1, note)

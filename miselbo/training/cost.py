@@ -10,15 +10,17 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from miselbo.data.interface import TrainingData
 from miselbo.ensemble import Ensemble
-from miselbo.evaluation.cost import MEASURE, _count, _through, evaluation_cost
+from miselbo.evaluation.cost import MEASURE, EvaluationCost, _count, _through, evaluation_cost
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.workers import number_of_processes
+from miselbo.models.hierarchical import HierarchicalDecoder, HierarchicalEncoder
 from miselbo.runs.plan import TrainingPlan
 from miselbo.runtime import machine
 from miselbo.runtime.counters import line, parameter_bytes, size_text
@@ -27,15 +29,47 @@ from miselbo.training.member import MemberTraining, Objective
 STEP_SECONDS = 3.0  # the same for a training step
 
 
+class MemberCost(TypedDict):
+    """Of one member's training."""
+
+    member: int
+    epochs: int
+    steps: int
+    decoder_passes: int
+    gflop: float
+    seconds_per_step: float
+    minutes: float
+
+
+class TrainingCost(TypedDict):
+    """Of all members' training."""
+
+    members: list[MemberCost]
+    batch_size: int
+    bytes: dict[str, int]
+    decoder_passes: int
+    gflop: float
+    minutes: float
+
+
+class Cost(TypedDict):
+    """Of training and evaluation."""
+
+    device: str
+    training: TrainingCost
+    evaluation: EvaluationCost
+    minutes: float
+
+
 def predict(
     plan: TrainingPlan,
-    data: Any,
-    target: Any,
-    members: Sequence[Any],
+    data: TrainingData,
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
     settings: Settings,
     workers: int | str = 1,
     seconds: float = MEASURE,
-) -> dict[str, Any]:
+) -> Cost:
     """Cost of training and evaluating an ensemble, from a few measured passes of copies of its modules.
 
     Args:
@@ -65,22 +99,30 @@ def predict(
     }
 
 
-def forecast(*arguments: Any) -> dict[str, Any]:
+def forecast(
+    plan: TrainingPlan,
+    data: TrainingData,
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
+    settings: Settings,
+    workers: int | str = 1,
+    seconds: float = MEASURE,
+) -> Cost:
     """:func:`predict`, printed; the ``cost`` of a model whose members :mod:`miselbo.training.fit` trains."""
-    result = predict(*arguments)
+    result = predict(plan, data, target, members, settings, workers, seconds)
     print(cost_text(result))
     return result
 
 
 def training_cost(
-    target: Any,
-    members: Sequence[Any],
-    data: Any,
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
+    data: TrainingData,
     objective: Objective,
     epochs: Sequence[int],
     device: str = "cpu",
     seconds: float = MEASURE,
-) -> dict[str, Any]:
+) -> TrainingCost:
     """Cost of fitting p and q_1, then the other members with p frozen, in one process, without validation.
 
     Args:
@@ -97,7 +139,7 @@ def training_cost(
         _step_cost(target, members[:s], data, objective, epochs[s - 1], device, seconds)
         for s in range(1, min(len(members), 2) + 1)
     ]
-    rows = []
+    rows: list[MemberCost] = []
     for s, number in enumerate(epochs, 1):
         kind = kinds[min(s, len(kinds)) - 1]
         rows.append(
@@ -105,7 +147,7 @@ def training_cost(
                 "member": s,
                 "epochs": number,
                 "steps": number * steps,
-                "decoder_passes": number * examples,
+                "decoder_passes": number * examples * objective.num_samples,
                 "gflop": number * (steps * kind["gflop"][0] + examples * kind["gflop"][1]),
                 "seconds_per_step": kind["seconds"][0] + kind["seconds"][1] * examples / steps,
                 "minutes": number * (steps * kind["seconds"][0] + examples * kind["seconds"][1]) / 60,
@@ -125,9 +167,9 @@ def training_cost(
 
 
 def _step_cost(
-    target: Any,
-    members: Sequence[Any],
-    data: Any,
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
+    data: TrainingData,
     objective: Objective,
     epochs: int,
     device: str,
@@ -138,13 +180,12 @@ def _step_cost(
     module = MemberTraining(target, members, objective, seed=0).to(device)
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     loader = data.train_dataloader()
-    trainer: Any = SimpleNamespace(
+    trainer = SimpleNamespace(
         global_step=0, max_epochs=epochs, estimated_stepping_batches=epochs * len(loader)
     )
-    module._trainer = trainer
+    module._trainer = trainer  # type: ignore[assignment]
     module.on_fit_start()
-    made = module.configure_optimizers()
-    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    optimizer, schedule = module.optimiser()
     full = min(data.batch_size, len(data.split("train")))
     stream = (batch for _ in count() for batch in loader if len(batch["index"]) >= full)
 
@@ -175,7 +216,7 @@ def _step_cost(
     }
 
 
-def cost_text(result: dict[str, Any]) -> str:
+def cost_text(result: Cost) -> str:
     """A forecast as a table with units."""
     training, evaluation = result["training"], result["evaluation"]
     lines = [
@@ -201,5 +242,5 @@ def cost_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, row: dict[str, Any]) -> str:
+def _row(name: str, row: MemberCost | TrainingCost | EvaluationCost) -> str:
     return f"{name:<16}{row['decoder_passes']:>16,}{row['gflop']:>18,.1f}{row['minutes']:>14,.2f}"

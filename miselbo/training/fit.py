@@ -5,13 +5,15 @@ One loop for all families whose members are trained apart; what trains one membe
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from miselbo.data.interface import Data, TrainingData
 from miselbo.ensemble import Ensemble
+from miselbo.models.hierarchical import HierarchicalDecoder, HierarchicalEncoder
 from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
-from miselbo.runs.plan import Loggers, TrainingPlan, able
+from miselbo.runs.plan import Loggers, TrainingPlan, able, needs_earlier
 from miselbo.runs.tidy import Recorder
 from miselbo.runtime import locks
 from miselbo.training.callbacks import EnsembleMonitor, EpochMeter, ResumePoint
@@ -21,34 +23,37 @@ from miselbo.training.parallel import collectives
 from miselbo.training.parallel.side_by_side import fit_in_processes, number_of_workers
 from miselbo.training.trainer import run_trainer
 
-FitMember = Callable[
-    [TrainableTarget, Sequence[TrainableMember], int, Any, TrainingPlan, Path, Loggers], None
-]
+T = TypeVar("T", bound=TrainableTarget)
+M = TypeVar("M", bound=TrainableMember)
+D = TypeVar("D", bound=Data)
+FitMember = Callable[[T, Sequence[M], int, D, TrainingPlan, Path, Loggers], None]
+FineTune = Callable[[T, Sequence[M], D, TrainingPlan, Path, Loggers], Ensemble]
 
 
-@able(Objective, apart=True, ranks=True, joint=True)
+@able(Objective, apart=True, ranks=True, joint=True, losses=True)
 def fit_members(
-    target: TrainableTarget,
-    members: Sequence[TrainableMember],
-    data: Any,
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
+    data: TrainingData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
     only: int | None = None,
 ) -> Ensemble:
     """Train an amortised ensemble of images; see :func:`fit_each`."""
-    return fit_each(target, members, data, plan, folder, loggers, only, fit_member)
+    return fit_each(target, members, data, plan, folder, loggers, only, fit_member, fine_tune)
 
 
 def fit_each(
-    target: TrainableTarget,
-    members: Sequence[TrainableMember],
-    data: Any,
+    target: T,
+    members: Sequence[M],
+    data: D,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
     only: int | None,
-    fit_member: FitMember,
+    fit_member: FitMember[T, M, D],
+    fine_tune: FineTune[T, M, D] | None = None,
 ) -> Ensemble:
     """Train what the run folder lacks; returns the ensemble in evaluation mode.
 
@@ -61,6 +66,7 @@ def fit_each(
         loggers: makes the loggers of a member.
         only: train this member alone, and look at no other one's files but q_1's where it trains the target.
         fit_member: trains one member and keeps it in the folder.
+        fine_tune: trains all of them together at the end, where the plan says so.
 
     Raises:
         InputError: a checkpoint in the folder does not belong to this run, or another process trains a member.
@@ -78,31 +84,32 @@ def fit_each(
     missing = [s for s in wanted if s not in finished]
     if trains_target and missing[:1] == [1]:
         fit_member(target, members, missing.pop(0), data, plan, folder, loggers)
-    workers = number_of_workers(plan, len(missing))
+    workers = 1 if needs_earlier(plan) else number_of_workers(plan, len(missing))
     if workers > 1:
         fit_in_processes(plan, missing, workers, loggers)
         checkpoints.load_finished(folder, target, members, missing)
     else:
         for s in missing:
             fit_member(target, members, s, data, plan, folder, loggers)
-    if plan.joint and len(members) > 1 and only is None:
+    if fine_tune and plan.joint and len(members) > 1 and only is None:
         return fine_tune(target, members, data, plan, folder, loggers)
     return Ensemble(target, members).eval()
 
 
 def fit_member(
-    target: TrainableTarget,
-    members: Sequence[TrainableMember],
+    target: HierarchicalDecoder,
+    members: Sequence[HierarchicalEncoder],
     s: int,
-    data: Any,
+    data: TrainingData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
 ) -> None:
     """Train q_s, with the target where s = 1, and keep it; its seed, data and initial values depend on s alone."""
     path, seed = checkpoints.member_path(folder, s), derive(plan.seed, s)
-    own = [members[0], members[s - 1]] if s > 1 else [members[0]]
-    module = MemberTraining(target, own, Objective(**plan.objective), seed, member=s)
+    settings = Objective(**plan.objective)
+    own = [*members[: s - 1 if needs_earlier(plan) else min(s - 1, 1)], members[s - 1]]
+    module = MemberTraining(target, own, settings, seed, member=s)
     if collectives.rank():  # rank 0 writes, the others read
         _train(data, plan, folder, loggers, module, Recorder())
         collectives.barrier()
@@ -125,14 +132,15 @@ def fit_member(
         if s == 1:
             checkpoints.save(checkpoints.target_path(folder), "target", target, target, **plan.record)
         else:
-            module._target.verify()  # type: ignore[operator]  # a callback may come after the last epoch
+            for frozen in module._frozen:  # a callback may come after the last epoch
+                frozen.verify()
         checkpoints.save(path, "member", members[s - 1], target, member=s, **info)
         checkpoints.resume_path(folder, s).unlink(missing_ok=True)
     collectives.barrier()
 
 
 def _train(
-    data: Any,
+    data: TrainingData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,

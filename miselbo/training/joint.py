@@ -9,13 +9,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from miselbo.bounds.sampled import ESTIMATORS, chosen
+from miselbo.data.interface import TrainingData
 from miselbo.ensemble import Ensemble
 from miselbo.errors import TrainingDivergedError
 from miselbo.noise import derive
-from miselbo.protocols import Frozen, TrainableMember, TrainableTarget, latent_noise
+from miselbo.protocols import Approximation, Frozen, Target, TrainableMember, TrainableTarget, latent_noise
 from miselbo.runs import checkpoints
 from miselbo.runs.plan import Joint, Loggers, TrainingPlan
 from miselbo.runs.tidy import Recorder
@@ -28,7 +30,7 @@ MOST_SKIPPED = 20
 
 
 def mixture_bound(
-    target: Any, members: Sequence[Any], x: Tensor, noise: Callable[[int], list[Tensor]],
+    target: Target, members: Sequence[Approximation], x: Tensor, noise: Callable[[int], list[Tensor]],
     estimator: str, rows: Tensor, columns: Tensor,
 ) -> Tensor:  # fmt: skip
     """MISELBO of each example at L = 1 by one of the estimators, differentiable in the members, [B].
@@ -62,9 +64,14 @@ class JointTraining(pl.LightningModule):
         seed: of the noise and of the choice of components.
     """
 
-    def __init__(self, target: Any, members: Sequence[Any], options: Joint, seed: int):
+    def __init__(
+        self, target: TrainableTarget, members: Sequence[TrainableMember], options: Joint, seed: int
+    ):
         super().__init__()
-        self.members = nn.ModuleList(member.requires_grad_(True) for member in members)
+        self.members: Sequence[TrainableMember] = nn.ModuleList(  # type: ignore[assignment]
+            member.requires_grad_(True)  # type: ignore[misc]
+            for member in members
+        )
         self._target = Frozen(target)  # after the members, which may hold parts of it
         self.options, self.seed = options, seed
         self.skipped_in_a_row, self.passes = 0, 0
@@ -120,14 +127,16 @@ class JointTraining(pl.LightningModule):
                 "one by one are kept in members/independent. Try a smaller ensemble.joint_learning_rate."
             )
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adamax, its rate falling to zero along a cosine."""
-        optimizer = torch.optim.Adamax(self.members.parameters(), lr=self.options.learning_rate)
+        optimizer = torch.optim.Adamax(
+            [p for member in self.members for p in member.parameters()], lr=self.options.learning_rate
+        )
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the counts."""
         checkpoint["counts"] = [self.passes]
 
@@ -139,7 +148,7 @@ class JointTraining(pl.LightningModule):
 def fine_tune(
     target: TrainableTarget,
     members: Sequence[TrainableMember],
-    data: Any,
+    data: TrainingData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
@@ -198,7 +207,7 @@ def kept_path(folder: Path, member: int) -> Path:
 
 
 def _run(
-    data: Any,
+    data: TrainingData,
     plan: TrainingPlan,
     folder: Path,
     loggers: Sequence[Logger],

@@ -1,15 +1,14 @@
 """``miselbo.fit`` for tensors: examples that a program already holds, as the data module that training reads."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from miselbo.data.images import ImageData, Images
+from miselbo.data.interface import Data
 from miselbo.errors import InputError
 
 
-def as_data(data: Any, target: Any, batch_size: int = 128) -> Any:
+def as_data(data: Data | Tensor, target: object, batch_size: int = 128) -> Data:
     """A data module as it is; images of a program as a data module, the last tenth of them for validation.
 
     Args:

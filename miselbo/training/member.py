@@ -7,13 +7,16 @@ from functools import partial
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, TrainingDivergedError
+from miselbo.models.hierarchical import HierarchicalDecoder, HierarchicalEncoder
 from miselbo.models.nvae.convs import shared_kernels
 from miselbo.protocols import Frozen, latent_noise
-from miselbo.training import objective
+from miselbo.training import objective, objectives
+from miselbo.training.objectives import Loss, Terms
 from miselbo.training.parallel import collectives
 from miselbo.training.regularisers import SpectralNormSum, batch_norm_max
 from miselbo.training.splitting import SplitsBatches
@@ -34,9 +37,12 @@ class Objective:
         regulariser: lambda of the spectral and batch-norm regularisers; 0 turns them off.
         regulariser_initial: lambda at KL weight 0, from where it goes to ``regulariser``; None: constant.
         max_skipped_steps: non-finite steps in a row after which training stops.
+        num_samples: K, samples of every example in a step.
+        loss: of :mod:`miselbo.training.objectives`; None: NVAE's, whose KL weight the three above set.
 
     Raises:
-        InputError: the schedule's end is above its peak.
+        InputError: the schedule's end is above its peak, num_samples is no whole number of at least 1, or a loss that
+            cannot be called.
     """
 
     learning_rate: float = 1e-2
@@ -49,12 +55,24 @@ class Objective:
     regulariser: float = 1e-2
     regulariser_initial: float | None = None
     max_skipped_steps: int = 20
+    num_samples: int = 1
+    loss: Loss | None = None
 
     def __post_init__(self) -> None:
         if self.learning_rate_min > self.learning_rate:
             raise InputError(
                 f"model.objective.learning_rate_min={self.learning_rate_min:g} is above "
                 f"model.objective.learning_rate={self.learning_rate:g}, from which the rate falls to it"
+            )
+        count = self.num_samples
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(
+                f"model.objective.num_samples must be a whole number of at least 1, got {count!r}"
+            )
+        if self.loss is not None and not callable(self.loss):
+            raise InputError(
+                "model.objective.loss must be a function (terms, step, total) -> loss [B], such as those of "
+                f"miselbo.training.objectives; got {self.loss!r}"
             )
 
 
@@ -73,27 +91,38 @@ class MemberTraining(SplitsBatches):
     """
 
     def __init__(
-        self, target: Any, members: Sequence[Any], objective: Objective, seed: int, member: int | None = None
+        self,
+        target: HierarchicalDecoder,
+        members: Sequence[HierarchicalEncoder],
+        objective: Objective,
+        seed: int,
+        member: int | None = None,
     ):
         super().__init__()
         self.member = member or len(members)
         self.seed = seed
         self.settings = objective
         joint = self.member == 1
-        self._target: nn.Module = target if joint else Frozen(target)
+        self._target: HierarchicalDecoder | Frozen[HierarchicalDecoder] = target if joint else Frozen(target)
         before = [Frozen(member, f"q{s}") for s, member in enumerate(members[:-1], 1)]
         self.earlier = nn.ModuleList(before)
-        self._frozen = before if joint else [self._target, *before]
+        self._before = before
+        self._frozen: list[Frozen[HierarchicalDecoder] | Frozen[HierarchicalEncoder]] = [*before]
+        if isinstance(self._target, Frozen):
+            self._frozen.insert(0, self._target)
         self.encoder = members[-1]
-        self.regularised = [target, self.encoder] if joint else [self.encoder]
+        self.regularised: list[HierarchicalDecoder | HierarchicalEncoder] = (
+            [target, self.encoder] if joint else [self.encoder]
+        )
         kernels = [kernel for part in self.regularised for kernel in part.conv_kernels()]
         self.spectral = SpectralNormSum([kernel.detach() for kernel in kernels], seed % 2**63)
         self.norms = self._batch_norms()
         self.alpha = objective_scale(target)
         self.skipped, self._watched = 0, False
-        self.examples_seen: Any = 0
+        self.examples_seen: int | Tensor = 0
         self._seconds_before, self._started = 0.0, time.perf_counter()
-        self._skipped_in_a_row = self._examples_before = 0
+        self._skipped_in_a_row = 0
+        self._examples_before: int | Tensor = 0
         self._buffers_before: list[Tensor] = []
 
     def train(self, mode: bool = True) -> "MemberTraining":
@@ -110,27 +139,31 @@ class MemberTraining(SplitsBatches):
         first, index = x[:2].detach().clone(), torch.arange(2, device=x.device)[: len(x)]
         z = latent_noise(shapes, 0, index, 0, index[:1], x.dtype)
 
-        def answer(module: Any) -> Tensor:
+        def answer(module: HierarchicalDecoder | HierarchicalEncoder) -> Tensor:
             like = next(self.encoder.parameters(), x)  # a training in float64 ends in float32
             at, latents = first.to(like.dtype), [part.to(like.dtype) for part in z]
             draw = self.target.at(at, latents)
-            return draw.log_p if module is self.target else module.log_prob(module.encode(at), draw)
+            return (
+                draw.log_p
+                if isinstance(module, HierarchicalDecoder)
+                else module.log_prob(module.encode(at), draw)
+            )
 
         for frozen in self._frozen:
             frozen.watch(partial(answer, frozen.module))
 
     @property
-    def target(self) -> Any:
+    def target(self) -> HierarchicalDecoder:
         """The decoder, frozen or not."""
         return self._target.module if isinstance(self._target, Frozen) else self._target
 
     @property
     def ensemble(self) -> Ensemble:
         """The members given, this one last, with their target, sharing this module's tensors."""
-        return Ensemble(self.target, [*(frozen.module for frozen in self.earlier), self.encoder])
+        return Ensemble(self.target, [*(frozen.module for frozen in self._before), self.encoder])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """NVAE's loss on one batch, a mean over its examples, in nats."""
+        """The loss of one batch, a mean over its examples, in nats."""
         with shared_kernels(*self.regularised):
             return self._loss(self.part(batch))
 
@@ -141,15 +174,11 @@ class MemberTraining(SplitsBatches):
         if self._part == 0:
             self._examples_before = self.examples_seen
         whole = collectives.total(len(x), x.device)
-        self.examples_seen = self.examples_seen + whole
         share = collectives.share(len(x), whole)
-        step = torch.full((1,), self.global_step, device=x.device)
-        eps = latent_noise(self.target.latent_shapes, self.seed, index, self.member, step, x.dtype)
-        draw = self.target.draw(x, self.encoder, self.encoder.encode(x), eps)
-        reconstruction, kl = -draw.log_px[0], draw.kl()[0]
-        beta = self.kl_weight()
-        coefficients = objective.balance(kl, self.alpha, beta)
-        loss = (reconstruction + (kl * coefficients).sum(-1)).mean() * share
+        terms = self._terms(x, index)
+        loss = self._objective(terms, self.global_step, self.total_steps).mean() * share
+        self.examples_seen = self.examples_seen + whole * terms.passes
+        reconstruction, kl, beta = terms.reconstruction, terms.kl, self.kl_weight()
         self._record(
             {
                 "train/elbo": -(reconstruction + kl.sum(-1)).mean() * share,
@@ -165,6 +194,28 @@ class MemberTraining(SplitsBatches):
             loss = loss + objective.regulariser_weight(beta, *weights) * self.regulariser()
         return loss
 
+    def _terms(self, x: Tensor, index: Tensor) -> Terms:
+        """K new samples of a batch, a function of (seed, example, step)."""
+        count = self.settings.num_samples
+        samples = torch.arange(count, device=x.device) + count * self.global_step
+
+        def noise(member: int) -> list[Tensor]:
+            return latent_noise(self.target.latent_shapes, self.seed, index, member, samples, x.dtype)
+
+        context, earlier = self.encoder.encode(x), [frozen.module for frozen in self._before]
+        draw = self.target.draw(x, self.encoder, context, noise(self.member))
+        return Terms(x, self.target, self.encoder, context, draw, noise, earlier, self.alpha)
+
+    @property
+    def _objective(self) -> Loss:
+        settings = self.settings
+        return settings.loss or partial(
+            objectives.nvae,
+            kl_constant_portion=settings.kl_constant_portion,
+            kl_anneal_portion=settings.kl_anneal_portion,
+            kl_weight_min=settings.kl_weight_min,
+        )
+
     def regulariser(self) -> Tensor:
         """Spectral plus batch-norm regulariser of the modules in training."""
         kernels = [kernel for part in self.regularised for kernel in part.conv_kernels()]
@@ -172,23 +223,27 @@ class MemberTraining(SplitsBatches):
         return total + batch_norm_max(self.norms) if self.norms else total
 
     def kl_weight(self) -> float:
-        """Beta at this step."""
+        """Beta at this step; 1 for another loss than NVAE's."""
         settings = self.settings
-        return objective.kl_weight(
-            self.global_step,
-            self.total_steps,
-            settings.kl_constant_portion,
-            settings.kl_anneal_portion,
-            settings.kl_weight_min,
+        return (
+            1.0
+            if settings.loss
+            else objective.kl_weight(
+                self.global_step,
+                self.total_steps,
+                settings.kl_constant_portion,
+                settings.kl_anneal_portion,
+                settings.kl_weight_min,
+            )
         )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Nothing here: :class:`~miselbo.training.callbacks.EnsembleMonitor` scores the whole ensemble."""
 
-    def _record(self, values: dict[str, Any]) -> None:
-        size: Any = self.share if self.share < 1 else 1
+    def _record(self, values: dict[str, float | Tensor]) -> None:
+        size = self.share if self.share < 1 else 1
         together = collectives.size() > 1
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=together)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size, sync_dist=together)  # type: ignore[arg-type]
 
     @property
     def total_steps(self) -> int:
@@ -197,7 +252,12 @@ class MemberTraining(SplitsBatches):
             self._total_steps = max(int(self.trainer.estimated_stepping_batches), 1)
         return self._total_steps
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """As Lightning wants them: :meth:`optimiser`, stepped together."""
+        optimizer, schedule = self.optimiser()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimiser(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """Adamax over the parameters in training, NVAE's learning-rate schedule by step."""
         settings = self.settings
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -213,8 +273,7 @@ class MemberTraining(SplitsBatches):
                 step, steps_per_epoch, epochs, warmup, settings.learning_rate, settings.learning_rate_min
             )
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
     def on_fit_start(self) -> None:
         """Training mode; remember batch-norm statistics, to undo a non-finite step."""
@@ -230,7 +289,7 @@ class MemberTraining(SplitsBatches):
         if self._buffers_before:
             torch._foreach_copy_(self._statistics(), self._buffers_before)
 
-    def _batch_norms(self) -> list[Any]:
+    def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         return [norm for part in self.regularised for norm in part.batch_norms()]
 
     def _statistics(self) -> list[Tensor]:
@@ -281,7 +340,7 @@ class MemberTraining(SplitsBatches):
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._record({"train/learning_rate": rate, "train/skipped_steps": float(self.skipped)})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Keep the counts."""
         checkpoint["parts"] = self.parts
         checkpoint["counts"] = [self.skipped, int(self.examples_seen), self.seconds]
@@ -297,6 +356,6 @@ class MemberTraining(SplitsBatches):
         return self._seconds_before + time.perf_counter() - self._started
 
 
-def objective_scale(target: Any) -> Tensor:
+def objective_scale(target: HierarchicalDecoder) -> Tensor:
     """Alpha of the target's groups, [G] float64."""
     return objective.group_scale(target.latent_shapes)

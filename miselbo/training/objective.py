@@ -5,6 +5,7 @@ The loss of one step is  mean_b[recon + sum_i c_i KL_i] + lambda * (spectral + b
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def kl_weight(
     return max(min((step - constant_portion * total_steps) / (anneal_portion * total_steps), 1.0), minimum)
 
 
-def group_scale(shapes: list[tuple[int, ...]]) -> Tensor:
+def group_scale(shapes: Sequence[tuple[int, ...]]) -> Tensor:
     """Alpha, NVAE's relative scale of the groups' KLs ("square"), from the latents' shapes (Z, h, w), deepest first.
 
     4^i / (number of groups of that scale), i = 0 for the deepest scale, divided by the minimum.

@@ -1,5 +1,7 @@
 r"""NVAE's two regularisers: the sum of the kernels' largest singular values, and of max |gamma| over batch norms."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ class SpectralNormSum(nn.Module):
         return total
 
 
-def batch_norm_max(norms: list[nn.BatchNorm2d]) -> Tensor:
+def batch_norm_max(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Tensor:
     """Sum over batch norms of max |gamma|, a scalar.
 
     Example:

@@ -1,13 +1,16 @@
 """A training batch that does not fit into memory becomes parts, whose gradients add up to the batch's."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from miselbo.runtime import memory
+
+T = TypeVar("T")
 
 
 class SplitsBatches(pl.LightningModule):
@@ -35,11 +38,16 @@ class SplitsBatches(pl.LightningModule):
         return batch if self._parts_here == 1 else {name: value[rows] for name, value in batch.items()}
 
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
     ) -> None:
         """Run the closure once per part, and again with twice as many where memory runs out."""
         alone = self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1
-        closure = (lambda: self._fitting(optimizer_closure)) if alone else optimizer_closure
+        whole = optimizer_closure
+        closure = (lambda: self._fitting(whole)) if alone and whole is not None else whole
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
@@ -50,7 +58,7 @@ class SplitsBatches(pl.LightningModule):
     def forget_part(self) -> None:
         """Undo what a part that ran out of memory has changed beside gradients."""
 
-    def _fitting(self, closure: Callable[[], Any]) -> Any:
+    def _fitting(self, closure: Callable[[], T]) -> T:
         while True:
             self._part = 0
             try:

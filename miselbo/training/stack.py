@@ -1,16 +1,18 @@
 """S members of one family as one batch of parameters: what vectorised training works on."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, Normal, transform_to
 
 from miselbo.models.families import location_scale
+from miselbo.models.gaussian import Gaussian
+
+Signature = tuple[object, ...]
 
 
-def signature(member: Any) -> tuple[Any, ...]:
+def signature(member: Gaussian) -> Signature:
     """Members with the same signature can be stacked."""
     buffers = tuple(sorted((name, tuple(value.shape)) for name, value in member.named_buffers()))
     return member.family, tuple(sorted((n, tuple(p.shape)) for n, p in member.free.items())), buffers
@@ -25,7 +27,7 @@ class Stack:
             whichever members are trained beside it.
     """
 
-    def __init__(self, members: Sequence[Any], seeds: Sequence[int]):
+    def __init__(self, members: Sequence[Gaussian], seeds: Sequence[int]):
         self.members, self.seeds = list(members), list(seeds)
         first = members[0]
         self.family, self.constraints, self.shape = first.family, first.constraints, first.shape
@@ -52,7 +54,7 @@ class Stack:
             values = {name: value[rows] for name, value in values.items()}
         keys = [(self.seeds[s] + step * 0x9E3779B97F4A7C15) % 2**63 for s in chosen]
         if self.family in (Normal, MultivariateNormal):
-            base: Any = self.family(**_beside(values), validate_args=False)
+            base = self.family(**_beside(values), validate_args=False)
             like = next(iter(values.values()))
             eps = [
                 torch.randn(

@@ -5,12 +5,14 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
 
+from miselbo.data.interface import TrainingData
+from miselbo.data.loading import Batch
 from miselbo.errors import Stopped
 from miselbo.runs import checkpoints
 from miselbo.runs.building import build
@@ -31,7 +33,7 @@ class Loaders(pl.LightningDataModule):
             Lightning's while a loader is made.
     """
 
-    def __init__(self, data: Any):
+    def __init__(self, data: TrainingData):
         super().__init__()
         self.data = data
 
@@ -43,7 +45,7 @@ class Loaders(pl.LightningDataModule):
         """In every process."""
         self.data.setup(stage)
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> "DataLoader[Batch]":
         """The batches of an epoch."""
         self.data.trainer = self.trainer
         try:
@@ -51,21 +53,21 @@ class Loaders(pl.LightningDataModule):
         finally:
             self.data.trainer = None
 
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> "DataLoader[Batch]":
         """The validation split."""
         return self.data.val_dataloader()
 
 
 def run_trainer(
     plan: TrainingPlan,
-    data: Any,
+    data: TrainingData,
     folder: Path,
     module: pl.LightningModule,
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[Logger],
     resume: Path,
     max_epochs: int,
-    **arguments: Any,
+    **arguments: object,
 ) -> None:
     """Train ``module`` with the trainer of ``plan.trainer``, from the resume point if there is one.
 
@@ -85,7 +87,7 @@ def run_trainer(
         Stopped: a stop was asked for, see :mod:`miselbo.runtime.stopping`; the resume point is written.
     """
     arguments |= ranks.trainer_arguments(plan.trainer, getattr(module, "leaves_out_parameters", False))
-    norms: Any = contextlib.nullcontext()
+    norms: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if plan.trainer.get("sync_batchnorm") and collectives.size() > 1:
         norms = synchronised(module, ranks.on_gpu(plan.trainer))
     wide = plan.trainer.get("precision") == "64-true"

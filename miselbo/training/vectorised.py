@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
 from miselbo.bounds.sampled import ESTIMATORS, chosen
+from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError, TrainingDivergedError
+from miselbo.models.classical import DensityTarget
+from miselbo.models.gaussian import Gaussian
 from miselbo.noise import derive
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints
@@ -23,7 +25,7 @@ from miselbo.runs.plan import Joint, Loggers, TrainingPlan, able
 from miselbo.runs.tidy import Recorder
 from miselbo.runtime.files import write_tensors
 from miselbo.runtime.progress import Meter
-from miselbo.training.stack import Stack, signature
+from miselbo.training.stack import Signature, Stack, signature
 
 RESUME = {"counts": list, "numbers": list, "total": int, "parameters": list, "optimiser": dict}
 
@@ -58,9 +60,9 @@ class Objective:
 
 @able(Objective, joint=True)
 def fit_together(
-    target: TrainableTarget,
-    members: Sequence[TrainableMember],
-    data: Any,
+    target: DensityTarget,
+    members: Sequence[Gaussian],
+    data: Data,
     plan: TrainingPlan,
     folder: Path,
     loggers: Loggers,
@@ -132,7 +134,7 @@ def missing(
     return [] if finished == every else every
 
 
-def warn_of_copies(numbers: Sequence[int], members: Sequence[Any]) -> None:
+def warn_of_copies(numbers: Sequence[int], members: Sequence[Gaussian]) -> None:
     """Warn of members with identical seeds and initial points."""
     for (s, one), (t, other) in combinations(zip(numbers, members, strict=True), 2):
         first, second = one.state_dict(), other.state_dict()
@@ -159,8 +161,8 @@ class Training:
 
     def __init__(
         self,
-        target: Any,
-        members: Sequence[Any],
+        target: DensityTarget,
+        members: Sequence[Gaussian],
         numbers: Sequence[int],
         settings: Objective,
         plan: TrainingPlan,
@@ -281,9 +283,9 @@ class Training:
                 recorder.restore(kept.get(s))
 
 
-def make_stacks(members: Sequence[Any]) -> tuple[list[Stack], list[int]]:
+def make_stacks(members: Sequence[Gaussian]) -> tuple[list[Stack], list[int]]:
     """Stacks of members with one signature each, and for every member its row in their concatenation."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Signature, list[int]] = {}
     for position, member in enumerate(members):
         groups.setdefault(signature(member), []).append(position)
     order = [position for group in groups.values() for position in group]
@@ -293,7 +295,7 @@ def make_stacks(members: Sequence[Any]) -> tuple[list[Stack], list[int]]:
     return stacks, [order.index(position) for position in range(len(members))]
 
 
-def independent_bounds(target: Any, stacks: Sequence[Stack], step: int, count: int) -> Tensor:
+def independent_bounds(target: DensityTarget, stacks: Sequence[Stack], step: int, count: int) -> Tensor:
     """ELBO of every member from K samples of its own, [S], differentiable."""
     values = []
     for stack in stacks:

@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 
 from miselbo.bounds.diagnostics import paired
+from miselbo.bounds.quantities import names
 from miselbo.bounds.running import RunningBounds
 from miselbo.evaluation import tables
 from miselbo.runtime import files
@@ -33,7 +34,7 @@ def test_bounds_table_has_every_cell_once(values):
         (s, length) for s in (1, 2, 3) for length in GRID
     ]
     row = table[(table["S"] == 2) & (table["L"] == 4)].iloc[0]
-    for name in tables.BOUNDS:
+    for name in names():
         cell = values[name][:, 1, 2]
         assert row[name] == pytest.approx(cell.mean(), rel=1e-12)
         assert row[f"{name}_se"] == pytest.approx(cell.std(ddof=1) / math.sqrt(N), rel=1e-12)
@@ -71,7 +72,7 @@ def test_member_table(values):
 def test_example_table_and_headline_agree(values):
     examples, last = tables.example_table(values), tables.bounds_table(values, GRID, 1.0).iloc[-1]
     assert examples["index"].tolist() == list(range(N))
-    for name in tables.BOUNDS:
+    for name in names():
         assert examples[name].mean() == pytest.approx(last[name], rel=1e-12)
     responsibilities = examples[[f"responsibility_{s}" for s in (1, 2, 3)]]
     assert np.allclose(responsibilities.sum(axis=1), 1)

@@ -22,6 +22,7 @@ from miselbo.pipeline import run
 from miselbo.protocols import fingerprint
 from miselbo.runs import config
 from miselbo.runs.folder import import_folder, load_folder
+from miselbo.runs.plan import source_of
 from miselbo.runs.restore import restore
 
 QUICK = [
@@ -210,7 +211,8 @@ def test_missing_files_show_before_data_are_loaded(tmp_path):
 
 def test_a_folder_for_each_set_of_files(pair):
     def folder(*more: str) -> Path:
-        return import_folder(config.compose_config(arguments(pair, *more)))
+        cfg = config.compose_config(arguments(pair, *more))
+        return import_folder(cfg.importer, cfg.dataset.name, None, list(cfg.checkpoints), cfg.target)
 
     assert folder().parent == Path("outputs") and folder().name.startswith("nvlabs-q1-digits-")
     others = [folder("target=each"), folder("dataset=mnist"), folder(f"checkpoints=[{pair[1]}]")]
@@ -259,7 +261,7 @@ def test_a_run_of_ours_as_official_files(tmp_path):
     assert (args.dataset, args.batch_size, args.seed) == ("digits", 32, 0)
     cfg = load_folder(tmp_path / "run", [])
     data = digits(num_test=12)
-    assert fingerprint(load_checkpoints(files)) == fingerprint(restore(cfg, data))
+    assert fingerprint(load_checkpoints(files)) == fingerprint(restore(source_of(cfg), data))
     ours = json.loads((tmp_path / "run/results/summary.json").read_text())
     theirs = evaluate(files, f"run_dir={tmp_path / 'again'}", "report=false")
     assert theirs["protocol"]["fingerprint"] == ours["protocol"]["fingerprint"]

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from miselbo.data import ImageSpec
 from miselbo.errors import InputError
 from miselbo.protocols import fingerprint
-from miselbo.runs.building import build, build_ensemble, seeded
+from miselbo.runs.building import build, seeded
 from miselbo.runs.config import CONF, compose_config
+from miselbo.runs.plan import build_ensemble
 
 DIGIT = ImageSpec(1, 8, 8, "bernoulli")
 MNIST = ImageSpec(1, 28, 28, "bernoulli")

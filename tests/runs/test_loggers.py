@@ -11,13 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from miselbo.errors import InputError, Stopped
 from miselbo.runs import wandb_run
 from miselbo.runs.loggers import Loggers
+from miselbo.runs.plain import plain
 from miselbo.runs.tidy import TidyMetrics
 from miselbo.runs.wandb import keys, tidy_rows
 from miselbo.runs.wandb_file import finished
 
 
 def test_csv_is_all_there_is_by_default(tmp_path):
-    with Loggers(runs.configure(tmp_path), tmp_path) as made:
+    with Loggers(plain(runs.configure(tmp_path)), tmp_path) as made:
         (only,) = made.of_member(2)
     assert isinstance(only, TidyMetrics) and only.member == 2
     assert list(tmp_path.iterdir()) == []
@@ -45,7 +46,7 @@ def test_tensorboard_has_a_folder_for_every_member(tmp_path):
 )
 def test_a_logger_that_cannot_be_built_is_named_before_any_training(tmp_path, node, message):
     cfg = runs.configure(tmp_path, f"+logger.mine={node}")
-    with pytest.raises(InputError, match=message), Loggers(cfg, tmp_path) as made:
+    with pytest.raises(InputError, match=message), Loggers(plain(cfg), tmp_path) as made:
         made.of_member(1)
 
 
@@ -96,12 +97,12 @@ def test_the_dashboard_is_closed_after_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb_run, "start", lambda folder, mode, **given: Run())
     cfg = runs.configure(tmp_path, "logger=wandb")
-    with Loggers(cfg, tmp_path):
+    with Loggers(plain(cfg), tmp_path):
         pass
     for end in (ZeroDivisionError, KeyboardInterrupt, SystemExit):
-        with pytest.raises(end), Loggers(cfg, tmp_path):
+        with pytest.raises(end), Loggers(plain(cfg), tmp_path):
             raise end
-    with pytest.raises(Stopped), Loggers(cfg, tmp_path):
+    with pytest.raises(Stopped), Loggers(plain(cfg), tmp_path):
         raise Stopped("SIGTERM")
     assert codes == [0, 1, 1, 1, "preempting", 75]
 
@@ -167,7 +168,7 @@ def test_what_a_dashboard_would_show(tmp_path, monkeypatch):
     assert listed == {"report": {"report.html"}, "model": {"target.ckpt", "q1.ckpt", "q2.ckpt"}}
 
     cfg = runs.configure(folder, "ensemble.size=2", *more)  # the same run goes on, and crashes
-    with pytest.raises(ZeroDivisionError), Loggers(cfg, folder):
+    with pytest.raises(ZeroDivisionError), Loggers(plain(cfg), folder):
         _ = 1 / 0
     files = sorted(
         (folder / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime

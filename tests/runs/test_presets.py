@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from miselbo.data import ImageSpec
-from miselbo.runs.building import build_ensemble
 from miselbo.runs.config import CONF, compose_config
+from miselbo.runs.plan import build_ensemble
 
 IMAGES = {
     "nvae_mnist": ImageSpec(1, 28, 28, "bernoulli"),

@@ -9,8 +9,9 @@ import runs
 import torch
 
 from miselbo import bounds, pipeline
-from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.building import build
 from miselbo.runs.checkpoints import load_ensemble
+from miselbo.runs.plan import build_ensemble
 from miselbo.runs.tidy import TidyMetrics
 from miselbo.training.callbacks import ResumePoint
 

@@ -7,9 +7,9 @@ import torch
 
 from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.runs import checkpoints
-from miselbo.runs.building import build, build_ensemble
+from miselbo.runs.building import build
 from miselbo.runs.config import compose_config
-from miselbo.runs.plan import training_plan
+from miselbo.runs.plan import build_ensemble, training_plan
 from miselbo.training import vectorised
 from miselbo.training.vectorised import Objective, Training, fit_together, warn_of_copies
 

@@ -3,21 +3,32 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig
 
 from miselbo.commands.experiments.figure3 import normal_of
 from miselbo.commands.study import SubRun, bounds_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import expected_log_means, standard_normal_points
+from miselbo.runs.plan import Study
 from miselbo.runtime.files import atomic, write_csv, write_text
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-CASES: dict[str, dict[str, Any]] = {
+
+
+class Case(TypedDict):
+    """A target, two normals in the weights below, and two members."""
+
+    means: list[float]
+    sd: float
+    members: list[float]
+    member_sd: float
+
+
+CASES: dict[str, Case] = {
     "wide": {"means": [-1.5, 1.5], "sd": 0.5, "members": [-1.0, 1.0], "member_sd": 2.5},
     "apart": {"means": [-4.0, 4.0], "sd": 1.0, "members": [-4.0, 4.0], "member_sd": 1.2},
 }
@@ -34,7 +45,7 @@ ADVICE = (
 
 
 def run(
-    cfg: DictConfig,
+    study: Study,
     results: str,
     size: int = 10,
     epochs: int = 4,
@@ -42,11 +53,11 @@ def run(
     num_samples: int = 20,
     replicates: int = 1000,
     workers: int = 1,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score two pairs on unequal mixtures, train ensembles and mixtures on the composition of log-normals.
 
     Args:
-        cfg: of the study.
+        study: the whole.
         results: folder for ``delta.csv``, ``collapse.csv``, ``failure.md``, ``failure.png``.
         size: components on the composition of log-normals.
         epochs: of their training.
@@ -62,13 +73,13 @@ def run(
         for target in ("coln_bi", "coln_quad")
         for objective in ("independent", "mixture")
     ]
-    folders = run_parts(cfg, [*parts, *joint], workers)
+    folders = run_parts(study, [*parts, *joint], workers)
     delta = pd.concat([compare(name, folders[name]) for name in CASES])
     collapse = pd.DataFrame([ensemble_row(part.name, folders[part.name]) for part in joint])
     write_csv(delta, folder / "delta.csv")
     write_csv(collapse, folder / "collapse.csv")
     draw(delta, folders, folder / "failure.png")
-    text = markdown(delta, collapse, cfg.seed)
+    text = markdown(delta, collapse, study.seed)
     write_text(folder / "failure.md", text)
     return finish("failure", folder, text, started)
 
@@ -138,7 +149,7 @@ def compare(name: str, path: Path) -> pd.DataFrame:
     return table
 
 
-def ensemble_row(name: str, path: Path) -> dict[str, Any]:
+def ensemble_row(name: str, path: Path) -> dict[str, object]:
     """MISELBO at L = 1 over all draws, average ELBO, JSD of a trained ensemble."""
     target, objective = name.split("-")
     row = bounds_of(path).iloc[-1]

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -18,6 +17,7 @@ from miselbo.data.quadrature import expected_log_means, standard_normal_points
 from miselbo.errors import InputError
 from miselbo.runs.building import build
 from miselbo.runs.config import compose_config
+from miselbo.runs.plan import Study
 from miselbo.runtime.files import atomic, write_csv, write_text
 
 ANCHORS = PUBLISHED / "5_1_2_diversity" / "paper.csv"
@@ -37,7 +37,7 @@ TITLES = {
 
 
 def run(
-    cfg: DictConfig,
+    study: Study,
     results: str,
     means: Sequence[float],
     deviations: Sequence[float],
@@ -45,11 +45,11 @@ def run(
     replicates: Sequence[int],
     anchor_factor: int = 1,
     workers: int = 2,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score every pair of members on every target; write table, figure and text.
 
     Args:
-        cfg: of the study.
+        study: the whole.
         results: folder for ``figure3.csv``, ``figure3.md``, ``figure3.png``.
         means: mu of q_1 = N(mu, sd 2); q_2 = N(0, sd 2).
         deviations: sd of q_2(m) on the hierarchical target; q_1(m) has 0.001.
@@ -74,7 +74,7 @@ def run(
         for case in cases
         for level, number in budget.items()
     }
-    folders = run_parts(cfg, list(parts.values()), workers)
+    folders = run_parts(study, list(parts.values()), workers)
     rows = []
     for case in cases:
         paths = {level: folders[parts[case, level].name] for level in levels}
@@ -82,7 +82,7 @@ def run(
     table = pd.DataFrame(rows)
     write_csv(table, folder / "figure3.csv")
     draw(table, folder / "figure3.png")
-    text = markdown(table, anchors, cfg.seed)
+    text = markdown(table, anchors, study.seed)
     write_text(folder / "figure3.md", text)
     return finish("figure3", folder, text, started)
 
@@ -115,7 +115,14 @@ def part(case: tuple[str, float], level: int, replicates: int) -> SubRun:
     )
 
 
-def measured(case: tuple[str, float], paths: dict[int, Path], exact: dict[str, Any]) -> list[dict[str, Any]]:
+class Truth(TypedDict):
+    """By quadrature: the JSD, and Delta_L by L."""
+
+    jsd: float
+    delta: dict[int, float]
+
+
+def measured(case: tuple[str, float], paths: dict[int, Path], exact: Truth) -> list[dict[str, object]]:
     """Monte Carlo beside quadrature, one row per L: each L from the smallest level that reaches it."""
     target, value = case
     tables = {level: bounds_of(path).query("S == 2").set_index("L") for level, path in sorted(paths.items())}
@@ -144,18 +151,19 @@ def measured(case: tuple[str, float], paths: dict[int, Path], exact: dict[str, A
     return rows
 
 
-def truth(target: str, value: float) -> dict[str, Any]:
+def truth(target: str, value: float) -> Truth:
     """JSD and Delta_L of the two members by quadrature (one dimension: the conditional of the hierarchy cancels)."""
     u, log_mass = standard_normal_points(1000, 8.0)
     if target == "hierarchical":
         members = [normal_of(TOP, sd) for sd in (NARROW, value)]
-        log_p: Any = normal_of(10.0, 3.0).log_prob
+        log_p: Callable[[Tensor], Tensor] = normal_of(10.0, 3.0).log_prob
     else:
         members = [normal_of(mean, SCALE) for mean in (value, 0.0)]
         data = build(compose_config([f"dataset={target}", "model=gaussian", "run_dir=none"]).dataset)
 
         def log_p(z: Tensor) -> Tensor:
-            return data.density(z[:, None])
+            values: Tensor = data.density(z[:, None])
+            return values
 
     jsd, gains = 0.0, np.zeros(len(COUNTS))
     for member in members:

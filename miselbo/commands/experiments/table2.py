@@ -3,17 +3,16 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig
 
 from miselbo.commands.study import PUBLISHED, SubRun, examples_of, finish, results_folder, run_parts
 from miselbo.data import densities
 from miselbo.data.quadrature import midpoints
 from miselbo.report.checked import read_summary
 from miselbo.runs import checkpoints
+from miselbo.runs.plan import Study
 from miselbo.runtime.files import atomic, write_csv, write_text
 
 ANCHORS = PUBLISHED / "5_1_1_ensembling" / "paper.csv"
@@ -28,7 +27,7 @@ DIFFERENCE = (
 
 
 def run(
-    cfg: DictConfig,
+    study: Study,
     results: str,
     epochs: int = 10,
     steps_per_epoch: int = 1000,
@@ -36,11 +35,11 @@ def run(
     replicates: int = 400,
     evaluation_samples: int = 1000,
     workers: int = 2,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train and score the four targets in both readings; write table, figure and text.
 
     Args:
-        cfg: of the study.
+        study: the whole.
         results: folder for ``table2.csv``, ``table2.md``, ``figure2.png``.
         epochs: of ``steps_per_epoch`` optimisation steps each.
         steps_per_epoch: see there.
@@ -60,20 +59,20 @@ def run(
         f"trainer.max_epochs={epochs}",
     ]
     parts = [SubRun(f"{target}-consistent", [*trained(target), *budget]) for target in SIZES]
-    folders = run_parts(cfg, parts, workers)
+    folders = run_parts(study, parts, workers)
     # the density's variance does not enter the gradient of the means, so both readings have the same trained means
     shipped = [
         SubRun(f"{target}-shipped", [*rescored(target, folders[f"{target}-consistent"]), *budget])
         for target in SIZES
     ]
-    folders |= run_parts(cfg, shipped)
+    folders |= run_parts(study, shipped)
     table = pd.DataFrame([row(name, path) for name, path in folders.items()])
     table = table.merge(pd.read_csv(ANCHORS), on=["target", "reading", "S"], suffixes=("", "_anchor"))
     write_csv(table.drop(columns="source"), folder / "table2.csv")
     draw(folders, folder / "figure2.png")
     budget_text = (
         f"{epochs * steps_per_epoch:,} steps of {num_samples:,} samples; "
-        f"{replicates * evaluation_samples:,} draws per member in the evaluation; seed {cfg.seed}."
+        f"{replicates * evaluation_samples:,} draws per member in the evaluation; seed {study.seed}."
     )
     text = markdown(table, budget_text)
     write_text(folder / "table2.md", text)
@@ -112,7 +111,7 @@ def rescored(target: str, folder: Path) -> list[str]:
     return common(target, members, math.sqrt(VARIANCE))
 
 
-def row(name: str, path: Path) -> dict[str, Any]:
+def row(name: str, path: Path) -> dict[str, object]:
     """KL of the mixture, mean KL and JSD of a run, over all its draws, with standard errors over the replicates."""
     target, reading = name.split("-")
     examples = examples_of(path)
@@ -122,7 +121,7 @@ def row(name: str, path: Path) -> dict[str, Any]:
         "kl_avg": -examples["average_elbo"],
         "jsd": examples["jsd"],
     }
-    values: dict[str, Any] = {"target": target, "reading": reading, "S": protocol["S"]}
+    values: dict[str, object] = {"target": target, "reading": reading, "S": protocol["S"]}
     for key, value in columns.items():
         values[key] = value.mean()
         values[f"{key}_se"] = value.std() / math.sqrt(len(value))
@@ -131,11 +130,11 @@ def row(name: str, path: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def exact(target: str, path: Path, size: int) -> dict[str, Any]:
+def exact(target: str, path: Path, size: int) -> dict[str, float | str]:
     """The members' means, and the same three values by quadrature on [-10, 10]^2 at their parameters."""
     density = getattr(densities, target)
     z, log_cell = midpoints([[-10, 10], [-10, 10]], 800)
-    log_q, means = [], {}
+    log_q, means = [], dict[str, float | str]()
     for s in range(1, size + 1):
         state = checkpoints.read(checkpoints.member_path(path, s), "member")["state"]
         mean = state.get("free.loc", state.get("fixed_loc"))
@@ -147,7 +146,7 @@ def exact(target: str, path: Path, size: int) -> dict[str, Any]:
     average = float((mass * (every - density(z))).sum(1).mean())
     jsd = float((mass * (every - mixture)).sum(1).mean())
     values = {"kl_mix": average - jsd, "kl_avg": average, "jsd": jsd}
-    return {**means, **{f"{name}_quadrature": value for name, value in values.items()}}
+    return means | {f"{name}_quadrature": value for name, value in values.items()}
 
 
 def markdown(table: pd.DataFrame, budget: str) -> str:

@@ -5,14 +5,12 @@ import functools
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig
 
 from miselbo import bounds
 from miselbo.bounds.diagnostics import half_width, paired
@@ -25,6 +23,7 @@ from miselbo.report.tables import fixed
 from miselbo.runs import checkpoints, config
 from miselbo.runs.building import build
 from miselbo.runs.folder import stored
+from miselbo.runs.plan import Study, source_of
 from miselbo.runs.restore import restore
 from miselbo.runtime.files import atomic, write_csv, write_text
 from miselbo.runtime.progress import Meter
@@ -53,16 +52,16 @@ DIFFERENCE = (
 
 
 def run(
-    cfg: DictConfig,
+    study: Study,
     results: str,
     sets: Sequence[str] = SETS,
     name: str = "table4",
     workers: int = 1,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train and score an ensemble on every data set; write tables, figure, text and the first set's report.
 
     Args:
-        cfg: of the study; what it sets under model, dataset, ensemble, evaluation and for trainer.max_epochs holds
+        study: the whole; what it sets under model, dataset, ensemble, evaluation and for trainer.max_epochs holds
             for every part.
         results: folder for ``<name>.csv``, ``.md``, ``.png`` and ``<name>_<set>_report.html``.
         sets: data sets, of ds1..ds8.
@@ -72,10 +71,10 @@ def run(
     Raises:
         InputError: an unknown data set, a model of another family, a file that is of one data set given for several.
     """
-    started, chosen = time.monotonic(), check(cfg, sets)
+    started, chosen = time.monotonic(), check(study, sets)
     folder = results_folder(results)
-    folders = run_parts(cfg, [SubRun(one, overrides(cfg, one)) for one in chosen], workers)
-    meter = Meter("published recipe", len(folders), cfg.trainer.enable_progress_bar)
+    folders = run_parts(study, [SubRun(one, overrides(study, one)) for one in chosen], workers)
+    meter = Meter("published recipe", len(folders), study.progress)
     rows = []
     for done, (one, path) in enumerate(folders.items(), start=1):
         rows.append({"set": one, **row(path)})
@@ -85,26 +84,26 @@ def run(
     write_csv(table, folder / f"{name}.csv")
     draw(table, folder / f"{name}.png")
     keep_report(folders[chosen[0]], folder / f"{name}_{chosen[0]}_report.html")
-    text = markdown(table, name, cfg.seed)
+    text = markdown(table, name, study.seed)
     write_text(folder / f"{name}.md", text)
     return finish(name, folder, text, started)
 
 
-def check(cfg: DictConfig, sets: Any) -> list[str]:
+def check(study: Study, sets: Sequence[str] | str) -> list[str]:
     """The data sets of a study; InputError for what cannot be."""
-    chosen = list(sets) if isinstance(sets, Sequence) and not isinstance(sets, str) else [sets]
-    unknown = [str(one) for one in chosen if one not in SETS]
+    several = isinstance(sets, Sequence) and not isinstance(sets, str)
+    chosen = [str(one) for one in sets] if several else [str(sets)]
+    unknown = [one for one in chosen if one not in SETS]
     if unknown or not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"study.sets must list different ones of {', '.join(SETS)}, got {chosen}")
-    if not str(cfg.model.name).startswith("vbpi"):
-        raise InputError(f"this experiment is for model=vbpi and its like, got model={cfg.model.name}")
-    if cfg.dataset.name not in SETS:
-        raise InputError(
-            f"study.sets names the data sets here, and dataset={cfg.dataset.name} is none of them"
-        )
-    if cfg.dataset.root is None:
+    model, dataset = study.values["model.name"], study.values["dataset.name"]
+    if not str(model).startswith("vbpi"):
+        raise InputError(f"this experiment is for model=vbpi and its like, got model={model}")
+    if dataset not in SETS:
+        raise InputError(f"study.sets names the data sets here, and dataset={dataset} is none of them")
+    if study.values["dataset.root"] is None:
         raise InputError("this experiment needs dataset.root=<a folder with DS1.fasta .. DS8.fasta>")
-    given = changes(cfg, chosen[0])
+    given = changes(study, chosen[0])
     for key in OF_ONE_SET:
         if len(chosen) > 1 and key in given:
             raise InputError(
@@ -113,25 +112,27 @@ def check(cfg: DictConfig, sets: Any) -> list[str]:
     return chosen
 
 
-def changes(cfg: DictConfig, one: str) -> dict[str, Any]:
+def changes(study: Study, one: str) -> dict[str, object]:
     """What the study sets otherwise than an ordinary run of its model on that data set."""
-    plain = config.compose_config([f"model={cfg.model.name}", f"dataset={one}", "run_dir=unused"])
-    found: dict[str, Any] = {}
-    for group in GROUPS:
-        before, now = (config.flatten(source[group], f"{group}.") for source in (plain, cfg))
-        found |= {key: now[key] for key in now if before.get(key) != now[key] and key != "dataset.name"}
-    if cfg.trainer.max_epochs != plain.trainer.max_epochs:
-        found["trainer.max_epochs"] = cfg.trainer.max_epochs
+    plain = config.compose_config([f"model={study.values['model.name']}", f"dataset={one}", "run_dir=unused"])
+    before, epochs = config.flatten(plain), study.values["trainer.max_epochs"]
+    found = {
+        key: value
+        for key, value in study.written.items()
+        if key.split(".")[0] in GROUPS and "." in key and before.get(key) != value and key != "dataset.name"
+    }
+    if epochs != plain.trainer.max_epochs:
+        found["trainer.max_epochs"] = epochs
     return {key: value for key, value in found.items() if not isinstance(value, dict)}
 
 
-def overrides(cfg: DictConfig, one: str) -> list[str]:
+def overrides(study: Study, one: str) -> list[str]:
     """The part of a data set, as a command line."""
-    given = [f"{key}={written(value)}" for key, value in changes(cfg, one).items()]
-    return [f"model={cfg.model.name}", f"dataset={one}", *given]
+    given = [f"{key}={written(value)}" for key, value in changes(study, one).items()]
+    return [f"model={study.values['model.name']}", f"dataset={one}", *given]
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """A value as Hydra reads it on a command line.
 
     Example:
@@ -139,7 +140,7 @@ def written(value: Any) -> str:
         ['null', 'true', '3', "'a folder/it\\\\'s'", '[1,10]']
     """
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "null" if value is None else str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, str):
@@ -147,13 +148,13 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def row(path: Path) -> dict[str, Any]:
+def row(path: Path) -> dict[str, float]:
     """The numbers of one run folder, and of the published recipe on the same draws."""
     cfg = stored(path)
     headline = read_summary(path / "results" / "summary.json")["headline"]
     examples = examples_of(path)
     size, samples = int(headline["S"]), int(headline["L"])
-    values: dict[str, Any] = {"S": size, "L": samples, "replicates": len(examples)}
+    values: dict[str, float] = {"S": size, "L": samples, "replicates": len(examples)}
     for name in (
         "average_iwelbo",
         "miselbo",
@@ -166,7 +167,7 @@ def row(path: Path) -> dict[str, Any]:
     data = build(cfg.dataset)
     data.setup()
     cfg.run_dir = str(path)
-    ensemble = restore(cfg, data)
+    ensemble = restore(source_of(cfg), data)
     seed = cfg.seed if cfg.evaluation.seed is None else cfg.evaluation.seed
     index = torch.tensor(examples["index"].to_numpy())
     found = compare(ensemble, samples, seed, index)
@@ -204,7 +205,7 @@ def of_trees(path: Path) -> dict[str, float]:
     return {**found, "lowest_elbo": float(members["elbo"].min())}
 
 
-def error_of(name: str, values: Any) -> dict[str, float]:
+def error_of(name: str, values: pd.Series) -> dict[str, float]:
     """Mean and standard error over the replicates."""
     return {
         key: value
@@ -318,7 +319,7 @@ def members_text(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def cell(line: dict[Any, Any], key: str) -> str:
+def cell(line: Mapping[str, float], key: str) -> str:
     """A value with its error; a zero by rounding is written as 0."""
     value, error = line[key], line[f"{key}_se"]
     return f"{0.0 if abs(value) < 5e-4 else value:.3f} ± {error:.3f}"
@@ -343,13 +344,15 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         line["copies_miselbo"] = line["copies_average_iwelbo"] + line["copies_gain"]
         line["copies_miselbo_se"] = line["copies_average_iwelbo_se"]
         shift = 0.06 * (number - (len(table) - 1) / 2)
+        look = member_style(number)
+        look["linestyle"] = "none"
         axis.errorbar(
             [place + shift for place in range(len(shown))],
             [line[key] - line["phylogfn"] for key in shown],
             [half_width(int(line["replicates"])) * line[f"{key}_se"] for key in shown],
             label=line["set"].upper(),
             capsize=3,
-            **{**member_style(number), "linestyle": "none"},
+            **look,
         )
     axis.axhline(0.0, color=GREY, linewidth=1)
     axis.set_xticks(range(len(shown)), list(shown.values()))

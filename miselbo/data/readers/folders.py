@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from miselbo.data.images import ImageData, ImageOptions, Images
 from miselbo.data.readers.decoding import Box, Recipe, decode_all, in_threads, inspect
@@ -89,7 +89,7 @@ def image_folder(
     cache: str | Path | None = None,
     **options: Unpack[ImageOptions],
 ) -> ImageData:
-    """Any folder of images, in subfolders or not.
+    """A folder of images, in subfolders or not.
 
     Args:
         root: the folder.
@@ -119,13 +119,14 @@ def size_of(size: object) -> tuple[int, int] | None:
     """
     if size is None:
         return None
-    pair: list[Any] = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size, size]
-    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+    pair = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size, size]
+    sides = [side for side in pair if type(side) is int and side >= 1]
+    if len(pair) != 2 or len(sides) != 2:
         raise InputError(
             f"dataset.size={size!r}: expected a whole number of pixels, [height, width], or null for images that all "
             "have one size."
         )
-    return pair[0], pair[1]
+    return sides[0], sides[1]
 
 
 def crop_of(crop: object, width: int, height: int) -> Box | None:

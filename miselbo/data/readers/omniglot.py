@@ -10,9 +10,10 @@ import io
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ BLOB = "016a3536ffe5e1d38e42563a18d7a78bfaf643ec"  # git's id of the published f
 ORIGIN = f"https://github.com/yburda/iwae (datasets/OMNIGLOT/{FILE})"
 
 
-def images_of_columns(columns: Any, path: Path, name: str) -> Tensor:
+def images_of_columns(columns: npt.ArrayLike, path: Path, name: str) -> Tensor:
     """[784, N] in [0, 1], pixels in column order -> [N, 1, 28, 28] float32.
 
     Raises:
@@ -92,7 +93,7 @@ def omniglot(
     return ImageData(partial(load_omniglot, root), name=name, num_validation=num_validation, **options)
 
 
-def _arrays(path: Path) -> tuple[bytes, dict[str, Any]]:
+def _arrays(path: Path) -> tuple[bytes, dict[str, npt.ArrayLike]]:
     from scipy.io import loadmat, whosmat  # slow to import: only where used
 
     try:

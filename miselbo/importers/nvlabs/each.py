@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.models.hierarchical import Draw
-from miselbo.models.nvae import Decoder
+from miselbo.models.nvae import Decoder, Encoder
 
 
 class SeparateTargets(Ensemble):
@@ -29,7 +29,7 @@ class SeparateTargets(Ensemble):
     remark = "not a bound on one log p(x)"
     shares_target = False
 
-    def __init__(self, targets: Sequence[Decoder], members: Sequence[Any]) -> None:
+    def __init__(self, targets: Sequence[Decoder], members: Sequence[Encoder]) -> None:
         super().__init__(targets[0], members)
         if len(targets) != len(members):
             raise InputError(f"{len(targets)} decoders for {len(members)} encoders; expected one each")
@@ -39,7 +39,7 @@ class SeparateTargets(Ensemble):
         """Member s's own decoder."""
         return self.targets[member]
 
-    def _scores(self, contexts: list[Any], draws: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    def _scores(self, contexts: list[list[Tensor]], draws: Iterable[Any]) -> tuple[Tensor, Tensor]:
         log_p, log_q = [], []
         for s, draw in enumerate(draws):
             log_p.append(draw.log_p)

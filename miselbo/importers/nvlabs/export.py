@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ CELLS = {  # official cell type -> part of our architecture table
 
 
 def export_checkpoints(
-    ensemble: Ensemble, folder: str | Path, *, dataset: str | None = None, **training: Any
+    ensemble: Ensemble, folder: str | Path, *, dataset: str | None = None, **training: object
 ) -> list[Path]:
     """Write each member, with its target, as ``<folder>/q<s>/checkpoint.pt`` in the official format.
 
@@ -176,8 +175,8 @@ def cells(arch: str) -> dict[str, list[str]]:
 
 
 def content(
-    decoder: Decoder, encoder: Encoder, arguments: Arguments, training: dict[str, Any]
-) -> dict[str, Any]:
+    decoder: Decoder, encoder: Encoder, arguments: Arguments, training: dict[str, object]
+) -> dict[str, object]:
     """What an official file holds."""
     image = decoder.image
     known = image_of(arguments.dataset, arguments.num_x_bits, arguments.num_mixture_dec) == image

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cpu import winograd
+from miselbo.protocols import Saved
 
 EPSILON = 1e-5  # beside the norm
 
@@ -22,7 +22,7 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, log_gain: Tensor) -> Tensor:
+    def forward(ctx: Saved, v: Tensor, log_gain: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
         scale = log_gain.exp() / (norm + EPSILON)
         ctx.save_for_backward(v, norm, scale)
@@ -30,7 +30,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Saved, gradient: Tensor) -> tuple[Tensor, Tensor]:
         v, norm, scale = ctx.saved_tensors
         of_gain = scale * (gradient * v).sum((1, 2, 3), keepdim=True)
         along = torch.where(norm > 0, of_gain / (norm * (norm + EPSILON)), 0)
@@ -167,6 +167,6 @@ def shared_kernels(*modules: nn.Module) -> Iterator[None]:
             conv.shared = None
 
 
-def batch_norms(module: nn.Module) -> list[nn.Module]:
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """Every batch normalisation in ``module`` (also after conversion to the synchronised kind)."""
     return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

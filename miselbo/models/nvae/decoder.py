@@ -1,6 +1,6 @@
 """NVAE's decoder side (theta): prior over the groups and likelihood of the image."""
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ from miselbo.models.nvae.distributions import (
 )
 from miselbo.models.nvae.network_input import network_input
 from miselbo.models.nvae.topology import build_topology, require_positive
+from miselbo.protocols import EnsembleForm
+
+if TYPE_CHECKING:
+    from miselbo.models.nvae.fast.ensemble import InferenceEnsemble
 
 DEEPEST_PRIOR_SCALE = 1.01  # of a raw log-scale of zero: exp(0) + 0.01
 
@@ -38,6 +42,22 @@ class DecoderCombiner(nn.Module):
         if s.is_contiguous(memory_format=torch.channels_last):
             z = z.contiguous(memory_format=torch.channels_last)
         return self.conv(torch.cat([s, z], 1))
+
+
+class DecoderArguments(TypedDict):
+    """What a decoder was made with, besides the image."""
+
+    num_latent_scales: int
+    num_groups_per_scale: int
+    num_latent_per_group: int
+    num_channels: int
+    num_postprocess_cells: int
+    num_cells_per_group: int
+    ada_groups: bool
+    min_groups_per_scale: int
+    arch: str
+    use_se: bool
+    num_mixtures: int
 
 
 class Decoder(HierarchicalDecoder):
@@ -113,7 +133,7 @@ class Decoder(HierarchicalDecoder):
         )
         self.network_size = topology.network_size
         self.latent_shapes = topology.latent_shapes
-        self.arguments: dict[str, Any] = {  # what the image does not decide
+        self.arguments: DecoderArguments = {  # what the image does not decide
             "num_latent_scales": num_latent_scales,
             "num_groups_per_scale": num_groups_per_scale,
             "num_latent_per_group": num_latent_per_group,
@@ -206,7 +226,9 @@ class Decoder(HierarchicalDecoder):
         """Images ~ p(x given z), on the levels of the data."""
         return sample_image(at_least_single(crop_image(logits, self.image)), u, self.image)
 
-    def inference_form(self, ensemble: Any, dtype: torch.dtype | None = None, compiled: bool = False) -> Any:
+    def inference_form(
+        self, ensemble: EnsembleForm, dtype: torch.dtype | None = None, compiled: bool = False
+    ) -> "InferenceEnsemble":
         """The same ensemble in a faster form for evaluation alone."""
         from miselbo.models.nvae.fast.ensemble import inference_form
 

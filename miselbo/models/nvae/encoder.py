@@ -1,6 +1,6 @@
 """NVAE's encoder side (phi): one pass over x, one posterior head per group, optional flows."""
 
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +26,18 @@ class EncoderCombiner(nn.Module):
     def forward(self, context: Tensor, feature: Tensor) -> Tensor:
         """[N, C_e, h, w], [N, C_d, h, w] -> [N, C_e, h, w]."""
         return context + self.conv(feature)
+
+
+class EncoderArguments(TypedDict):
+    """What an encoder was made with, besides the decoder."""
+
+    num_channels: int
+    num_preprocess_cells: int
+    num_cells_per_group: int
+    arch: str
+    use_se: bool
+    res_dist: bool
+    num_flows: int
 
 
 class Encoder(HierarchicalEncoder):
@@ -87,7 +99,7 @@ class Encoder(HierarchicalEncoder):
         self.image, self.network_size = topology.image, topology.network_size
         self.res_dist, self.num_flows = res_dist, num_flows
         latent = topology.num_latent
-        self.arguments: dict[str, Any] = {
+        self.arguments: EncoderArguments = {
             "num_channels": num_channels,
             "num_preprocess_cells": num_preprocess_cells,
             "num_cells_per_group": num_cells_per_group,

@@ -6,10 +6,11 @@ The mixture of the members weighs them equally. The weights p / q_mix turn its d
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+
+from miselbo.protocols import EnsembleForm
 
 SAMPLES = 1000  # per member
 ENOUGH = 100  # effective draws from which on the weights are used
@@ -84,7 +85,7 @@ class Draws:
 
 
 @torch.no_grad()
-def draw_trees(ensemble: Any, seed: int, samples: int = SAMPLES) -> Draws:
+def draw_trees(ensemble: EnsembleForm, seed: int, samples: int = SAMPLES) -> Draws:
     """Draw from every member and score under all.
 
     Args:

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from miselbo.phylo.output.draws import Draws, resampled
 from miselbo.phylo.output.newick import newick_of
 from miselbo.phylo.output.splits import SplitSummary, credible_set, interval, summarise_splits
 from miselbo.phylo.tree import edge_splits, newick
+from miselbo.protocols import EnsembleForm
 from miselbo.runtime.files import write_csv, write_text
 
 MAJORITY = 0.5
@@ -119,7 +119,7 @@ def credible_text(draws: Draws, weights: np.ndarray, remark: str) -> str:
 
 
 def save_trees(
-    ensemble: Any, draws: Draws, outgroup: int, seed: int, folder: Path
+    ensemble: EnsembleForm, draws: Draws, outgroup: int, seed: int, folder: Path
 ) -> dict[int, SplitSummary]:
     """Write the files of a run's ``results``; returns the summaries of all splits.
 
@@ -177,7 +177,7 @@ def parameter_table(draws: Draws, weights: np.ndarray) -> pd.DataFrame:
 
 def save_sample(
     draws: Draws, count: int, weighted: bool, outgroup: int, seed: int, folder: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write a posterior sample; returns what was made.
 
     Args:

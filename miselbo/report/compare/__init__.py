@@ -3,16 +3,19 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from miselbo.errors import InputError
+
+if TYPE_CHECKING:
+    from miselbo.report.sections import Report
 
 __all__ = ["write"]
 
 
 def write(
     entries: Sequence[tuple[str, Mapping[int, Path]]], folder: str | Path, allow: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare runs with the first one and write ``compare.csv``, ``.md``, ``.tex``, ``.html`` and the figure.
 
     Args:
@@ -94,7 +97,7 @@ def write(
     }
 
 
-def to_text(report: Any) -> str:
+def to_text(report: "Report") -> str:
     """Verdict and table for the terminal."""
     table = report.headline
     rows = [list(table.columns), *map(list, table.rows)]

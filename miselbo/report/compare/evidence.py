@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -54,7 +53,7 @@ def _marginal(run: RunFolder) -> dict[str, float] | None:
     """Value, error and effective draws of a run's log marginal likelihood; None where it has no trees."""
     if "trees" not in run.sections:
         return None
-    found: dict[str, Any] | None = load(run.path / "results")
+    found = load(run.path / "results")
     if found is None:
         return None
     return {"value": found["log_marginal"], "se": found["log_marginal_se"], "ess": found["ess"]}

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from miselbo.report.compare.pairs import EXAMPLES, Entry, couples, example_diffe
 from miselbo.report.compare.protocols import Difference
 from miselbo.report.folder import BOUNDS
 from miselbo.report.sections import Picture, Report, Section
-from miselbo.report.style import GREY, label, legend_below, member_style, new_figure
+from miselbo.report.style import GREY, Look, label, legend_below, member_style, new_figure
 from miselbo.report.tables import NAMES, Table, decimals, error_text, fixed
 
 OVER = {"examples": "over the examples both have", "seeds": "over the seeds both have"}
@@ -168,7 +167,7 @@ def figure(entries: Sequence[Entry], over: str, differences: pd.DataFrame) -> Fi
     for position, entry in enumerate(entries[1:]):
         of_run = differences[differences["run"] == entry.name].set_index("quantity")
         look = member_style(position)
-        style = {"color": look["color"], "marker": look["marker"]}
+        style: Look = {"color": look["color"], "marker": look["marker"]}
         names = [name for name in BOUNDS if name in of_run.index]
         at = np.arange(len(names)) + 0.7 * ((position + 0.5) / (len(entries) - 1) - 0.5)
         values = of_run.loc[names]
@@ -189,7 +188,7 @@ def figure(entries: Sequence[Entry], over: str, differences: pd.DataFrame) -> Fi
     return made
 
 
-def _behind(axis: Axes, first: Entry, other: Entry, over: str, style: dict[str, Any]) -> None:
+def _behind(axis: Axes, first: Entry, other: Entry, over: str, style: Look) -> None:
     """Differences of the joint bound: sorted examples as a line, or a mark for each seed."""
     if over == EXAMPLES:
         values = np.sort(example_differences(first.first, other.first)["joint_bound"].to_numpy(float))

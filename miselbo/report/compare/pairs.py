@@ -7,7 +7,6 @@ than the two errors suggest. Intervals are Student's t, 95%, over examples or ov
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,12 +100,12 @@ def table(entries: Sequence[Entry], over: str) -> pd.DataFrame:
 
 def _row(
     name: str, pairs: Sequence[tuple[RunFolder, RunFolder]], found: Sequence[pd.Series], over: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     kept = [series[np.isfinite(series)] for series in found]
     left_out = sum(len(series) - len(part) for series, part in zip(found, kept, strict=True))
     if any(part.empty for part in kept):
         nothing = dict.fromkeys(("", "_se", "_low", "_high"), math.nan)
-        row: dict[str, Any] = {f"difference{tail}": value for tail, value in nothing.items()}
+        row: dict[str, object] = {f"difference{tail}": value for tail, value in nothing.items()}
         return {"first": math.nan, "other": math.nan, **row, "over": over, "num": 0, "left_out": left_out}
     means = [
         np.mean(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -91,7 +90,7 @@ def check(found: Sequence[Difference], names: tuple[str, str], allow: Iterable[s
     )
 
 
-def _value(run: RunFolder, key: str) -> Any:
+def _value(run: RunFolder, key: str) -> object:
     if key == "L":
         return run.num_samples
     if key == "S":
@@ -112,7 +111,7 @@ def _changed_bits(first: RunFolder, other: RunFolder) -> int:
     return int(np.count_nonzero(one[common].to_numpy() != two[common].to_numpy()))
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {content}" for name, content in value.items())
     text = str(value)

@@ -7,15 +7,15 @@ the folder; ``task=evaluate`` concludes.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from miselbo.data.interface import Data
 from miselbo.errors import InputError
 from miselbo.protocols import TrainableMember, TrainableTarget
 from miselbo.runs import checkpoints, curves
-from miselbo.runs.plan import TrainingPlan, is_able
+from miselbo.runs.plan import TrainingPlan, is_able, needs_earlier
 
 
-def check_apart(plan: TrainingPlan, fit: Callable[..., Any], alone: bool) -> None:
+def check_apart(plan: TrainingPlan, fit: Callable[..., object], alone: bool) -> None:
     """Refuse to train members apart from each other where that cannot be.
 
     Args:
@@ -30,6 +30,14 @@ def check_apart(plan: TrainingPlan, fit: Callable[..., Any], alone: bool) -> Non
     asked = "task=fit_member" if alone else f"ensemble.workers={plan.workers}"
     if (alone or plan.workers not in (1, "auto")) and not is_able(fit, "apart"):
         raise InputError(f"{asked}: model={plan.name} trains all its members at once, in one process")
+    if plan.objective.get("loss") is not None and not is_able(fit, "losses"):
+        raise InputError(
+            f"model.objective.loss (objective=...) is for images: model={plan.name} has an objective of its own"
+        )
+    if (alone or plan.workers not in (1, "auto")) and needs_earlier(plan):
+        raise InputError(
+            f"{asked}: a boosted member is trained against all earlier ones, so they follow one another in one process"
+        )
     if plan.joint and not is_able(fit, "joint"):
         raise InputError(
             f"ensemble.objective=mixture: model={plan.name} has no joint training; use independent"
@@ -43,11 +51,11 @@ def fit_member(
     target: TrainableTarget,
     members: Sequence[TrainableMember],
     number: int,
-    data: Any,
+    data: Data,
     plan: TrainingPlan,
     folder: Path,
-    fit: Callable[..., Any],
-) -> dict[str, Any]:
+    fit: Callable[..., object],
+) -> dict[str, object]:
     """Train one member in a run folder that jobs for the others share."""
     if number not in checkpoints.load_for(folder, target, members, number):
         fit(target, members, data, plan, folder, partial(curves.logger_of, folder), only=number)

@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from miselbo.protocols import Saved
 from miselbo.training.parallel import collectives
 
 
@@ -18,14 +18,14 @@ class _Whiten(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, inverse: Tensor, count: Tensor) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, mean: Tensor, inverse: Tensor, count: Tensor) -> Tensor:
         result = (x - mean) * inverse
         ctx.save_for_backward(result, inverse, count)
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Saved, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         result, inverse, count = ctx.saved_tensors
         axes = _axes(result)
         local = [gradient.sum(axes, keepdim=True), (gradient * result).sum(axes, keepdim=True)]
@@ -43,7 +43,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number."""
+        """Whatever the number of axes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] -> the same."""

@@ -18,17 +18,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.runtime import stopping
 from miselbo.training.parallel import slurm as srun
 
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
 STRATEGIES = ("auto", "ddp", "ddp_fork")
 Process = subprocess.Popen[bytes]
 
 
-def check(trainer: Mapping[str, Any], single: str | None) -> None:
+def check(trainer: Mapping[str, object], single: str | None) -> None:
     """Refuse what several processes cannot do.
 
     Args:
@@ -51,7 +54,7 @@ def check(trainer: Mapping[str, Any], single: str | None) -> None:
         )
 
 
-def processes(trainer: Mapping[str, Any]) -> int:
+def processes(trainer: Mapping[str, object]) -> int:
     """Processes that train together, on all machines.
 
     Raises:
@@ -64,7 +67,7 @@ def processes(trainer: Mapping[str, Any]) -> int:
     return devices(trainer.get("num_nodes", 1), False) * devices(trainer["devices"], on_gpu(trainer))
 
 
-def devices(given: Any, gpu: bool) -> int:
+def devices(given: object, gpu: bool) -> int:
     """How many devices ``trainer.devices`` means: a number, a list of GPUs, "auto" or -1.
 
     Example:
@@ -79,12 +82,12 @@ def devices(given: Any, gpu: bool) -> int:
         import torch
 
         return torch.cuda.device_count() if gpu else 1
-    if not str(given).isdecimal() or int(given) < 1:
+    if not str(given).isdecimal() or int(str(given)) < 1:
         raise InputError(f"trainer.devices must be a whole number of at least 1, or auto, got {given!r}")
-    return int(given)
+    return int(str(given))
 
 
-def on_gpu(trainer: Mapping[str, Any]) -> bool:
+def on_gpu(trainer: Mapping[str, object]) -> bool:
     """Whether training is on GPUs."""
     if trainer["accelerator"] not in ("auto", "gpu", "cuda"):
         return False
@@ -94,7 +97,7 @@ def on_gpu(trainer: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def together(trainer: Mapping[str, Any], path: Path) -> Iterator[None]:
+def together(trainer: Mapping[str, object], path: Path) -> Iterator[None]:
     """Rank 0, around ``model.fit``: the other ranks train beside it.
 
     Args:
@@ -186,7 +189,7 @@ def failure(others: Sequence[Process]) -> RuntimeError | None:
     return None
 
 
-def file_store(meeting: str, total: int) -> Any:
+def file_store(meeting: str, total: int) -> "Store":
     """torch's store of keys in a file of this machine."""
     from torch.distributed import FileStore
 
@@ -194,7 +197,7 @@ def file_store(meeting: str, total: int) -> Any:
 
 
 @contextlib.contextmanager
-def group(trainer: Mapping[str, Any], rank: int, store: Any) -> Iterator[None]:
+def group(trainer: Mapping[str, object], rank: int, store: "Store") -> Iterator[None]:
     """torch's process group inside the block."""
     from torch import distributed
 
@@ -206,7 +209,7 @@ def group(trainer: Mapping[str, Any], rank: int, store: Any) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def trainer_arguments(trainer: Mapping[str, Any], find_unused: bool) -> dict[str, Any]:
+def trainer_arguments(trainer: Mapping[str, object], find_unused: bool) -> dict[str, object]:
     """What Lightning's trainer must know of the processes, which are there already.
 
     Args:
@@ -219,11 +222,13 @@ def trainer_arguments(trainer: Mapping[str, Any], find_unused: bool) -> dict[str
         return {"strategy": "auto"}
     environment = srun.environment() if srun.asked(trainer) else Local()
     # buffers are the same in all processes where batch norms are synchronised; validation makes the others so
-    options: dict[str, Any] = {"broadcast_buffers": False, "find_unused_parameters": find_unused}
-    return {"strategy": Together(cluster_environment=environment, **options), "plugins": None}
+    together = Together(
+        cluster_environment=environment, broadcast_buffers=False, find_unused_parameters=find_unused
+    )
+    return {"strategy": together, "plugins": None}
 
 
-def follow(trainer: Mapping[str, Any]) -> None:
+def follow(trainer: Mapping[str, object]) -> None:
     """A job of a rank that srun has started: train what rank 0 tells."""
     told = srun.listen()
     if told is not None:
@@ -234,7 +239,7 @@ def follow(trainer: Mapping[str, Any]) -> None:
         train_beside(path, srun.number(trainer), lambda trainer: store)
 
 
-def train_beside(path: Path, rank: int, meet: Callable[[Mapping[str, Any]], Any]) -> None:
+def train_beside(path: Path, rank: int, meet: "Callable[[Mapping[str, object]], Store]") -> None:
     """A rank's whole work.
 
     Args:
@@ -257,7 +262,7 @@ def main() -> None:
     """A rank that rank 0 has started."""
     path, rank, meeting = sys.argv[1:]
 
-    def meet(trainer: Mapping[str, Any]) -> Any:
+    def meet(trainer: Mapping[str, object]) -> "Store":
         (Path(meeting) / rank).touch()
         return file_store(meeting, processes(trainer))
 

@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.loggers.logger import Logger
 
+from miselbo.data.interface import Data
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs.plan import Loggers, TrainingPlan, rebuild
 from miselbo.runtime import faults, machine, processes, progress, stopping
@@ -55,7 +57,7 @@ def number_of_workers(plan: TrainingPlan, count: int) -> int:
     return count
 
 
-def uses_gpu(trainer: Mapping[str, Any]) -> bool:
+def uses_gpu(trainer: Mapping[str, object]) -> bool:
     """Whether members are trained on CUDA devices."""
     return torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda")
 
@@ -244,7 +246,7 @@ class PipeLogger(Logger):
         """Version of the messages."""
         return 1
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """The main process has the configuration."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -252,7 +254,7 @@ class PipeLogger(Logger):
         self.send("curves", {name: float(value) for name, value in metrics.items()}, step)
 
 
-def _work(recipe: str, device: int | None, pipe: Any) -> None:
+def _work(recipe: str, device: int | None, pipe: Connection) -> None:
     processes.follow_parent()
     try:
         with stopping.watching():
@@ -261,13 +263,13 @@ def _work(recipe: str, device: int | None, pipe: Any) -> None:
         sys.exit(stopping.STATUS)
 
 
-def _train_what_comes(recipe: str, device: int | None, pipe: Any) -> None:
-    def send(*message: Any) -> None:
+def _train_what_comes(recipe: str, device: int | None, pipe: Connection) -> None:
+    def send(*message: object) -> None:
         with contextlib.suppress(OSError):  # the main process is gone: what follows it ends this one
             pipe.send(message)
 
     progress.forward_to(lambda *message: send("progress", *message))
-    data: Any = None
+    data: Data | None = None
     while True:
         try:
             member = pipe.recv()

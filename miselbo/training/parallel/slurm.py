@@ -12,9 +12,13 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from miselbo.errors import InputError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+    from torch.distributed import PrefixStore, TCPStore
 
 JOIN = timedelta(minutes=10)  # to find one another
 WAIT = timedelta(days=7)  # rank 0 evaluates a job of a sweep while the others wait for the next one
@@ -22,7 +26,7 @@ _numbers = itertools.count()
 _jobs: list[str] = []  # the key of the job that runs
 
 
-def asked(trainer: Mapping[str, Any]) -> bool:
+def asked(trainer: Mapping[str, object]) -> bool:
     """Whether the trainer's arguments are for processes that srun starts (``trainer=slurm``).
 
     Example:
@@ -32,7 +36,7 @@ def asked(trainer: Mapping[str, Any]) -> bool:
     return trainer.get("plugins") is not None
 
 
-def number(trainer: Mapping[str, Any]) -> int:
+def number(trainer: Mapping[str, object]) -> int:
     """Rank of this process among those srun has started for the run; 0 where it has not."""
     return int(os.environ.get("SLURM_PROCID", 0)) if asked(trainer) else 0
 
@@ -57,7 +61,7 @@ def check(processes: int) -> None:
 
 
 @contextlib.contextmanager
-def leading(trainer: Mapping[str, Any], task: str) -> Iterator[None]:
+def leading(trainer: Mapping[str, object], task: str) -> Iterator[None]:
     """Rank 0, around a job: the processes that wait hear of it, whatever becomes of the job."""
     if not asked(trainer) or task != "run" or int(os.environ.get("SLURM_NTASKS", 1)) == 1:
         yield
@@ -74,14 +78,14 @@ def leading(trainer: Mapping[str, Any], task: str) -> Iterator[None]:
                 store().wait([f"{key} heard {rank}" for rank in others], JOIN)
 
 
-def tell(path: Path | None) -> Any:
+def tell(path: Path | None) -> "PrefixStore":
     """Rank 0: the configuration to train with in this job; returns the part of the store that is the job's own."""
     key = _jobs.pop()
     store().set(key, str(path or ""))
     return own(key)
 
 
-def listen() -> tuple[Path, Any] | None:
+def listen() -> "tuple[Path, PrefixStore] | None":
     """Another rank: the configuration to train with in this job and the job's part of the store; or None."""
     key = f"job{next(_numbers)}"
     store().wait([key], WAIT)
@@ -90,7 +94,7 @@ def listen() -> tuple[Path, Any] | None:
     return (Path(told), own(key)) if told else None
 
 
-def own(key: str) -> Any:
+def own(key: str) -> "PrefixStore":
     """A job's part of the store."""
     from torch.distributed import PrefixStore
 
@@ -98,7 +102,7 @@ def own(key: str) -> Any:
 
 
 @cache
-def store() -> Any:
+def store() -> "TCPStore":
     """The store, served by rank 0."""
     from torch.distributed import TCPStore
 
@@ -106,7 +110,7 @@ def store() -> Any:
     return TCPStore(place.main_address, place.main_port, None, leads, JOIN, wait_for_workers=False)
 
 
-def environment() -> Any:
+def environment() -> "SLURMEnvironment":
     """Lightning's reading of SLURM's variables; a killed job is submitted again by the job's script, not by it."""
     from pytorch_lightning.plugins.environments import SLURMEnvironment
 

@@ -1,7 +1,5 @@
 """Lightning's data-parallel strategy for processes that are there already."""
 
-from typing import Any
-
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -36,5 +34,5 @@ class Local(LightningEnvironment):
         """There is one machine."""
         return 0
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: object) -> None:
         """Nothing was set."""

@@ -8,6 +8,7 @@ from miselbo import pipeline
 from miselbo.commands import study
 from miselbo.errors import InputError
 from miselbo.runs import config
+from miselbo.runs.plan import study_of
 
 QUICK = ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "study.workers=1"]
 TABLE2 = [
@@ -74,11 +75,11 @@ def test_an_error_names_its_part(tmp_path):
     cfg = config.compose_config(["experiment=table2", *QUICK, f"run_dir={tmp_path / 'run'}"])
     parts = [study.SubRun("first", ["model=gaussian", "dataset=u1", "ensemble.size=0"])]
     with pytest.raises(InputError, match="first: ensemble.size"):
-        study.run_parts(cfg, parts)
+        study.run_parts(study_of(cfg), parts)
 
 
 @pytest.mark.parametrize("workers", [0, True, "two"])
 def test_bad_workers(tmp_path, workers):
     cfg = config.compose_config(["experiment=table2", *QUICK, f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(InputError, match="study.workers"):
-        study.run_parts(cfg, [], workers)
+        study.run_parts(study_of(cfg), [], workers)

@@ -11,6 +11,7 @@ from miselbo.errors import InputError
 from miselbo.phylo.simulation import NAMES, TREE, simulate
 from miselbo.runs import config
 from miselbo.runs.folder import identity, stored
+from miselbo.runs.plan import study_of
 
 QUICK = ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
 TINY = [
@@ -104,7 +105,7 @@ def test_several_sets_with_a_flow(root, tmp_path):
 def test_parts_are_ordinary_runs():
     """What the study composes for DS1 is what the plain command would, so either goes on where the other stopped."""
     cfg = config.compose_config(["experiment=table4_small", "dataset.root=/data", "run_dir=x"])
-    part = config.compose_config([*table4.overrides(cfg, "ds1"), "run_dir=x"])
+    part = config.compose_config([*table4.overrides(study_of(cfg), "ds1"), "run_dir=x"])
     plain = config.compose_config(["model=vbpi", "dataset=ds1", "ensemble.size=3", "run_dir=x"])
     assert identity(part) == identity(plain) and part.evaluation.num_samples == 1000
     large = config.compose_config(["experiment=table4", "dataset.root=/data", "run_dir=x"])

@@ -14,8 +14,8 @@ import torch
 from omegaconf import OmegaConf
 
 from miselbo import pipeline
+from miselbo.bounds.quantities import names
 from miselbo.errors import InputError
-from miselbo.evaluation.tables import BOUNDS
 from miselbo.training.parallel import ranks
 from miselbo.training.parallel import slurm as srun
 
@@ -67,7 +67,7 @@ def test_curves_and_validation_scores_are_those_of_all_examples(pair):
 def test_evaluation_counts_every_example_once(pair):
     one, two = (pd.read_parquet(folder / "results" / "per_example.parquet") for folder in pair)
     assert two["index"].tolist() == list(range(63))
-    assert np.abs(one[list(BOUNDS)] - two[list(BOUNDS)]).max().max() < 1e-5
+    assert np.abs(one[list(names())] - two[list(names())]).max().max() < 1e-5
     left = {path.name for path in (pair[1] / "members").iterdir()}
     assert left == {"target.ckpt", "q1.ckpt", "q2.ckpt", "independent"}
 

@@ -1,13 +1,12 @@
 """Depthwise convolution with a kernel gradient that is fast on a CPU."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cpu.threads import share
+from miselbo.protocols import Saved
 
 LAST = torch.channels_last
 
@@ -32,13 +31,13 @@ def depthwise_conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(x, kernel)
         return F.conv2d(x, kernel, padding=2, groups=len(kernel))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Saved, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, kernel = ctx.saved_tensors
         of_input = of_kernel = None
         if ctx.needs_input_grad[0]:

@@ -14,10 +14,8 @@ from miselbo.runtime import compiled as caching
 
 BLOCK = 32
 B2, B3, B4, B5, B6, B7, B8 = (k * BLOCK for k in range(2, 9))
-compiled: Any = caching.compiled(
-    nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
-inlined: Any = njit(inline="always")
+compiled = caching.compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+inlined = njit(inline="always")
 CHUNK = 64  # rows whose sums are taken in float32, before they go into float64
 ONE, HALF = np.float32(1), np.float32(0.5)
 LARGEST = np.float32(87)  # of an exponent

@@ -1,13 +1,15 @@
 """Batch norm followed by swish as one step, for training on a CPU: half the passes over memory of the library's two."""
 
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from miselbo.models.nvae.cpu.threads import share
+from miselbo.protocols import Saved
 
 LAST = torch.channels_last
 ROW = 128  # numbers that one call of a compiled loop handles at least, where the channels are few
@@ -54,12 +56,16 @@ def norm_swish(norm: nn.BatchNorm2d, x: Tensor, repeats: int = 1) -> Tensor:
     return F.silu(normalise(norm, x, repeats))
 
 
+class _Kept(Saved, Protocol):
+    training: bool
+
+
 class _NormSwish(torch.autograd.Function):
     """y = swish(z), z = scale x + shift; with statistics of the batch dx = scale (dz - mean(dz) - h mean(h dz))."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, repeats: int
+        ctx: _Kept, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, repeats: int
     ) -> Tensor:
         from miselbo.models.nvae.cpu import kernels  # compiles, where nothing is stored yet
 
@@ -83,7 +89,7 @@ class _NormSwish(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Kept, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from miselbo.models.nvae.cpu import kernels
 
         x, mean, inverse, scale, shift = ctx.saved_tensors
@@ -157,11 +163,11 @@ def _merged(x: Tensor) -> int:
     return merged
 
 
-def _tiled(values: Tensor, merged: int) -> Any:
+def _tiled(values: Tensor, merged: int) -> np.ndarray:
     """Values of the channels [C] for a row of merged pixels, as an array."""
     return (values if merged == 1 else values.repeat(merged)).detach().numpy()
 
 
-def _rows(x: Tensor) -> Any:
+def _rows(x: Tensor) -> np.ndarray:
     """Array [rows, merged * C] of a channels-last tensor, a view."""
     return x.detach().permute(0, 2, 3, 1).reshape(-1, _merged(x) * x.shape[1]).numpy()

@@ -7,13 +7,15 @@ gradient is the adjoint of the same steps. In float32 the result is as close to 
 a factor of ten (about 3e-6 relative).
 """
 
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from miselbo.models.nvae.cpu.threads import share
+from miselbo.protocols import Saved
 
 LAST = torch.channels_last
 FEWEST_CHANNELS = 128  # in and out; below, moving tiles costs what the products save
@@ -68,9 +70,13 @@ def winograd_conv(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+class _Kept(Saved, Protocol):
+    biased: bool
+
+
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         from miselbo.models.nvae.cpu import tiles  # compiles, where nothing is stored yet
 
         n, _, height, width = x.shape
@@ -86,7 +92,7 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: _Kept, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         from miselbo.models.nvae.cpu import tiles
 
         x, filters = ctx.saved_tensors
@@ -125,6 +131,6 @@ def _cut(x: Tensor) -> Tensor:
     return out
 
 
-def _pixels(x: Tensor) -> Any:
+def _pixels(x: Tensor) -> np.ndarray:
     """[N, H, W, C] as an array; a view for what is channels last."""
     return x.detach().contiguous(memory_format=LAST).permute(0, 2, 3, 1).numpy()

@@ -10,7 +10,7 @@ A pass runs N = M x l x b rows: M members, l samples, b examples, members major.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,14 @@ from miselbo.models.nvae.fast.folding import FoldedCell
 from miselbo.models.nvae.fast.heads import JointHeads, clamped
 from miselbo.models.nvae.fast.scoring import Block, Known, Parts, Run, cut
 from miselbo.models.nvae.network_input import network_input
-from miselbo.protocols import latent_noise
+from miselbo.protocols import EnsembleForm, latent_noise
 from miselbo.runtime.memory import out_of_memory
 
 CPU_BYTES = 128 * 2**20  # of a pass on a CPU: measured, fewer rows leave cores waiting, more gain nothing
 
 
 def inference_form(
-    ensemble: Any,
+    ensemble: EnsembleForm,
     dtype: torch.dtype | None = None,
     memory: int | None = None,
     compiled: bool = False,

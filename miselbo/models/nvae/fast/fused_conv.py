@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ class FusedConv2d(nn.Conv2d):
         y = super().forward(x)
         return F.silu(y, inplace=True) if self.swish else y
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "FusedConv2d":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FusedConv2d":
         self._blocked = None  # another device or dtype
         return super()._apply(fn, recurse)
 
