@@ -53,6 +53,21 @@ def test_splitmix_agrees_with_whole_numbers():
         assert got % 2**64 == z ^ (z >> 31)
 
 
+def test_a_gamma_with_few_changes_of_bit_is_replaced():
+    """Steele, Lea and Flood: where fewer than 24 of 64 neighbouring bits differ, by whole numbers of any size."""
+    index, word, seen = torch.arange(4000), 2**64 - 1, []
+    counters = [torch.full((4000,), 2**32 - 1), torch.full((4000,), 3), index, torch.full((4000,), 2)]
+    words = [part.tolist() for part in noise.philox(counters, 11)]
+    start, gamma = noise._split(11, index, 2, 3)
+    for row in range(4000):
+        odd = (words[2][row] << 32 | words[3][row]) | 1
+        seen.append((odd ^ odd >> 1).bit_count())
+        expected = odd if seen[-1] >= 24 else odd ^ 0xAAAAAAAAAAAAAAAA
+        assert int(gamma[row]) & word == expected
+        assert int(start[row]) & word == words[0][row] << 32 | words[1][row]
+    assert {21, 23, 25, 27} <= set(seen)  # always odd, as gamma is
+
+
 def test_normal_follows_its_distribution_function():
     z = noise.normal(11, torch.arange(400), 501, sample=torch.arange(5)).double().flatten().sort().values
     expected = torch.special.ndtr(z)

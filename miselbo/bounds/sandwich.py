@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from miselbo import bounds
+from miselbo.bounds.certificate import margin
 from miselbo.bounds.diagnostics import standard_error
 from miselbo.errors import InputError
 
@@ -77,14 +78,14 @@ def summarise(lower: np.ndarray, upper: np.ndarray, confidence: float) -> dict[s
         ``lower``, ``upper`` and ``width`` with ``_se``; ``certified_low`` and ``certified_high``, between which mean
         log p(x) of these examples lies with probability ``confidence`` (half of the rest on each side).
     """
-    margin = math.log(2 / (1 - confidence)) / len(lower)
+    beyond = margin(len(lower), confidence, statements=2)
     found: dict[str, float] = {}
     for name, values in (("lower", lower), ("upper", upper), ("width", upper - lower)):
         found |= {name: float(values.mean()), f"{name}_se": float(standard_error(torch.from_numpy(values)))}
     return {
         **found,
-        "certified_low": found["lower"] - margin,
-        "certified_high": found["upper"] + margin,
+        "certified_low": found["lower"] - beyond,
+        "certified_high": found["upper"] + beyond,
         "num_data": len(lower),
     }
 
