@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -54,10 +54,42 @@ class Drawn:
     log_q: Tensor
 
 
+class Distance(TypedDict, total=False):
+    """Of one distribution over trees, see :func:`distances`; of a member with its ELBO."""
+
+    member: int
+    elbo: float
+    elbo_se: float
+    log_marginal: float
+    log_marginal_se: float | None
+    log_marginal_k: float | None
+    log_marginal_se_trusted: bool
+    ess: float
+    frequencies: tuple[dict[int, float], dict[int, float]]
+    kl: float
+    mass_outside: float
+    tv: float
+    q_outside: float
+    asdsf: float
+    largest_split_difference: float
+    weighted_tv: float
+    weighted_asdsf: float
+    weighted_largest_split_difference: float
+
+
+class Compared(TypedDict):
+    """Of an ensemble, see :func:`compare`."""
+
+    members: list[Distance]
+    mixture: Distance
+    between: dict[str, float]
+    consensus: dict[str, dict[int, float]]
+
+
 @torch.no_grad()
 def compare(
     ensemble: EnsembleForm, seed: int, posterior: Mapping[Topology, float] | None = None, samples: int = DRAWS
-) -> dict[str, Any]:
+) -> Compared:
     """The distances, as plain types.
 
     Args:
@@ -84,16 +116,16 @@ def compare(
         probability = {topology: value / total for topology, value in posterior.items()}
         log_q = torch.stack([member.sbn.topology_log_prob(topologies) for member in ensemble.members], -1)
         reference = (probability, log_q)
-    members = []
+    members: list[Distance] = []
     for s, one in enumerate(each):
         log_weight = one.log_p - one.log_q[:, s]
         found = distances(one, log_weight, masks, reference and (reference[0], reference[1][:, s]))
-        elbo = {"elbo": log_weight.mean().item(), "elbo_se": log_weight.std().item() / math.sqrt(samples)}
-        members.append({"member": s + 1, **elbo, **found})
+        error = log_weight.std().item() / math.sqrt(samples)
+        members.append({"member": s + 1, "elbo": log_weight.mean().item(), "elbo_se": error, **found})
     of_mixture = together.log_q.logsumexp(-1) - math.log(size)
     at_reference = reference and (reference[0], reference[1].logsumexp(-1) - math.log(size))
     mixture = distances(together, together.log_p - of_mixture, masks, at_reference, size)
-    raw = [one.pop("frequencies")[0] for one in members]
+    raw = [row.pop("frequencies")[0] for row in members]
     q, weighted = mixture.pop("frequencies")
     between = (
         {"asdsf": asdsf(raw), "largest_split_difference": largest_split_difference(raw)} if size > 1 else {}
@@ -125,7 +157,7 @@ def distances(
     masks: Sequence[int],
     reference: tuple[Mapping[Topology, float], Tensor] | None,
     size: int = 1,
-) -> dict[str, Any]:
+) -> Distance:
     """Of one distribution over trees: the log marginal likelihood it gives, and how far it is from a posterior.
 
     Args:
@@ -156,8 +188,8 @@ def distances(
     weighted = by_topology(share)
     raw_splits = split_probabilities(by_topology(torch.full_like(share, 1 / count)))
     weighted_splits = split_probabilities(weighted)
-    result: dict[str, Any] = {
-        **log_marginal(log_weight, size),
+    result: Distance = {
+        **log_marginal(log_weight, size),  # type: ignore[typeddict-item]
         "ess": ess,
         "frequencies": (raw_splits, weighted_splits),
     }
@@ -167,7 +199,7 @@ def distances(
     kl, outside = kl_inside(np.array(list(posterior.values())), at)
     q = dict(zip(posterior, np.exp(at).tolist(), strict=True))
     known = split_probabilities(posterior)
-    return result | {
+    more: Distance = {
         "kl": kl,
         "mass_outside": outside,
         "tv": total_variation(posterior, q),
@@ -178,9 +210,10 @@ def distances(
         "weighted_asdsf": asdsf([weighted_splits, known]),
         "weighted_largest_split_difference": largest_split_difference([weighted_splits, known]),
     }
+    return {**result, **more}
 
 
-def elbo_warnings(members: Sequence[Mapping[str, Any]], reported: pd.DataFrame) -> list[str]:
+def elbo_warnings(members: Sequence[Distance], reported: pd.DataFrame) -> list[str]:
     """A sentence for every member whose reported ELBO is more than 3 of its own errors from the fresh draws'.
 
     Args:

@@ -133,7 +133,7 @@ def resuming(path: Path, kinds: Mapping[str, type]) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def check_shapes(found: Sequence[Any], wanted: Sequence[torch.Tensor]) -> None:
+def check_shapes(found: Sequence[object], wanted: Sequence[torch.Tensor]) -> None:
     """ValueError where a resume point holds other tensors than the model has."""
     forms = [[_form(value) for value in values] for values in (found, wanted)]
     if forms[0] != forms[1]:
@@ -155,7 +155,7 @@ def _forms(state: Mapping[str, object]) -> dict[str, str]:
     return {name: _form(value) for name, value in state.items()}
 
 
-def _form(value: Any) -> str:
+def _form(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     return f"{tuple(value.shape)}{'' if value.dtype == torch.float32 else f' {value.dtype}'}"

@@ -135,7 +135,7 @@ def training_plan(cfg: DictConfig) -> TrainingPlan:
     )
 
 
-def built_objective(values: Mapping[str, Any]) -> dict[str, Any]:
+def built_objective(values: Mapping[str, object]) -> dict[str, object]:
     """``model.objective`` with its node ``loss``, where there is one, as the function it names."""
     loss = values.get("loss")
     return {**values, "loss": build(loss)} if loss is not None else {**values}
@@ -267,7 +267,7 @@ def able(objective: type | None = None, **abilities: bool) -> Callable[[F], F]:
     return mark
 
 
-def check_objective(fit: Callable[..., object], given: Mapping[str, Any]) -> None:
+def check_objective(fit: Callable[..., object], given: Mapping[str, object]) -> None:
     """Refuse hyper-parameters that a fit function does not know, or whose own checks they do not pass.
 
     Args:
