@@ -102,7 +102,7 @@ def test_every_file_composes_resolves_and_passes(group, choice):
     cfg = config.compose_config([f"{group}={choice}", "run_dir=anywhere"])
     checks.check_values(cfg)
     assert OmegaConf.to_container(cfg, resolve=True)["run_dir"] == "anywhere"
-    if group != "experiment" and "name" in cfg[group]:
+    if group in cfg and "name" in cfg[group]:
         assert cfg[group].name == choice
 
 
