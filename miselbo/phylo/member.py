@@ -13,6 +13,7 @@ from miselbo.errors import InputError, TrainingDivergedError
 from miselbo.noise import derive
 from miselbo.phylo import rounds
 from miselbo.phylo.objective import Objective, bound, coefficients
+from miselbo.phylo.refit import Refit, refit
 from miselbo.phylo.vbpi import Posterior, Vbpi
 from miselbo.runs.tidy import Recorder
 from miselbo.runtime import stopping
@@ -62,6 +63,7 @@ class Training:
         self.seconds = self.cpu_seconds = 0.0  # by the clock; of this process, user and system
         self.bounds: list[float] = []  # of this epoch's iterations
         self.checks: list[rounds.Check] = []  # at the end of every round, where there may be several
+        self.refit: Refit | None = None  # once it is done
         self.save: Callable[[], None] | None = None
         self.recorder = Recorder()
 
@@ -148,8 +150,12 @@ class Training:
                     stopping.check()
         finite = [value for value in self.bounds if math.isfinite(value)]
         self.bounds = []
-        weights = self.monitor()
         values = self.close_round()
+        if self.finished and self.objective.refit:
+            self.refit = refit(
+                self.target, self.member, self.objective.refit, derive(self.seed, self.step, 0)
+            )
+        weights = self.monitor()
         count_time()
         return {
             "train/bound": sum(finite) / len(finite) if finite else math.nan,

@@ -44,6 +44,7 @@ class Objective:
             check.
         enough_ess: effective sample size, as a share of fresh draws, at which no further round follows.
         least_gain: nats by which a round raises the importance-weighted estimate if another one is to follow.
+        refit: draws with which q(tau) is fitted anew at the end, see :mod:`miselbo.phylo.refit`; 0: it is not.
 
     Raises:
         InputError: a value that cannot be.
@@ -72,6 +73,7 @@ class Objective:
     rounds: int = 1
     enough_ess: float = 0.06
     least_gain: float = 0.1
+    refit: int = 0
 
     def __post_init__(self) -> None:
         whole = {
@@ -80,6 +82,7 @@ class Objective:
             "num_decays": 0,
             "max_skipped_steps": 0,
             "rounds": 1,
+            "refit": 0,
         }
         for field in fields(self):
             value = getattr(self, field.name)

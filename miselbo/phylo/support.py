@@ -52,6 +52,7 @@ class Support:
         names: of the taxa.
         root_splits: masks of the sides without taxon 0.
         pairs: (W, Z, child) masks.
+        origins: the topologies it was made from, where they are known; they decide no density.
 
     Raises:
         InputError: a pair whose clades are no root splits, or a clade that can be drawn but not split further.
@@ -65,6 +66,7 @@ class Support:
     names: Sequence[str]
     root_splits: Iterable[int]
     pairs: Iterable[Pair]
+    origins: Sequence[Topology] = ()
 
     @classmethod
     def from_topologies(cls, topologies: Iterable[Topology], names: Sequence[str]) -> "Support":
@@ -74,7 +76,8 @@ class Support:
         splits: set[int] = set()
         corners: set[tuple[int, int, int]] = set()
         neighbours: set[tuple[tuple[int, int, int], tuple[int, int, int]]] = set()
-        for topology in topologies:
+        origins = list(dict.fromkeys(topologies))
+        for topology in origins:
             masks = tree.edge_splits(topology, num_taxa)
             splits.update(masks)
             below: dict[int, tuple[int, int, int]] = {}
@@ -97,7 +100,7 @@ class Support:
                 pairs.add((sister, full ^ under[0], child_key(under, 0)))
             for sister in under[1:]:
                 pairs.add((sister, full ^ above[at], child_key(above, at)))
-        return cls(names, splits, pairs)
+        return cls(names, splits, pairs, origins)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root_splits", sorted(self.root_splits))

@@ -29,7 +29,7 @@ from miselbo.runtime.files import atomic
 from miselbo.runtime.progress import Meter
 
 METHODS = ("auto", "file", "iqtree", "nj", "all")
-FORMAT = 1  # goes up when what a cached support holds changes
+FORMAT = 2  # goes up when what a cached support holds changes
 SATURATED = 3.0  # distance of sequences that differ in three quarters of their sites or more
 MOST_ENUMERATED = 7
 OF_FILES = ("burn_in", "unresolved")  # options that tree files alone have
@@ -142,6 +142,7 @@ class Kept(TypedDict):
 
     root_splits: list[int]
     pairs: list[tuple[int, int, int]]
+    origins: list[list[int]]
     about: About
 
 
@@ -172,16 +173,23 @@ def find_support(
     path = (cache or Path(pooch.os_cache("miselbo")) / "phylo") / f"{digest.hexdigest()[:32]}.json.gz"
     kept = load(path)
     if kept is not None:
-        return Support(alignment.names, kept["root_splits"], ((a, b, c) for a, b, c in kept["pairs"])), kept[
-            "about"
-        ]
+        masks = kept["root_splits"]
+        origins = [tuple(masks[place] for place in row) for row in kept["origins"]]
+        pairs = ((a, b, c) for a, b, c in kept["pairs"])
+        return Support(alignment.names, masks, pairs, origins), kept["about"]
     topologies, notes = find_topologies(alignment, options, method)
     support = Support.from_topologies(topologies, alignment.names)
     about: About = {"method": method, "num_topologies": len(topologies)}
     if notes:
         about["notes"] = notes
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, nothing else
-        store(path, {"root_splits": list(support.root_splits), "pairs": list(support.pairs), "about": about})
+        content: Kept = {
+            "root_splits": list(support.root_splits),
+            "pairs": list(support.pairs),
+            "origins": [[support.rank[split] for split in topology] for topology in support.origins],
+            "about": about,
+        }
+        store(path, content)
     return support, about
 
 

@@ -6,6 +6,7 @@ holds everything, so a run that was killed goes on exactly as it would have.
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pytorch_lightning.loggers.logger import Logger
@@ -74,6 +75,7 @@ def fit_member(
             "steps": training.step,
             "skipped_steps": training.skipped,
             "checks": [list(found) for found in training.checks],
+            "refit": training.refit and asdict(training.refit),
             "decoder_passes": training.step * settings.num_particles,
             "curve": training.recorder.kept(),
         }

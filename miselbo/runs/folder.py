@@ -42,6 +42,7 @@ ADDED = {
     "model.objective.loss": None, "model.objective.num_samples": 1, "ensemble.sampled": None,
     "ensemble.joint_epoch_share": 0.25, "ensemble.joint_learning_rate": 1e-3,
     "model.target.substitution.model": "jc69", "model.target.substitution.num_categories": 4,
+    "model.objective.refit": 0,
 }  # fmt: skip
 
 

@@ -128,6 +128,7 @@ SCHEMA: dict[str, Rule] = {
     "model.objective.second_stage_tree": maybe(many(POSITIVE, 2)),
     "model.objective.second_stage_branch": maybe(many(POSITIVE, 2)), "model.objective.rounds": COUNT,
     "model.objective.enough_ess": SHARE, "model.objective.least_gain": NOT_NEGATIVE,
+    "model.objective.refit": ZERO,
     "model.approximation.start": POSITIVE, "model.approximation.flow._target_": TARGET,
     "model.approximation.flow._partial_": FLAG, "model.approximation.flow.layers": COUNT,
     "model.approximation.flow.hidden": COUNT, "model.objective.num_particles": COUNT,
