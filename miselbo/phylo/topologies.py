@@ -183,13 +183,13 @@ def find_support(
     if notes:
         about["notes"] = notes
     with contextlib.suppress(OSError):  # a cache that cannot be written to costs time, nothing else
-        content: Kept = {
+        keep: Kept = {
             "root_splits": list(support.root_splits),
             "pairs": list(support.pairs),
             "origins": [[support.rank[split] for split in topology] for topology in support.origins],
             "about": about,
         }
-        store(path, content)
+        store(path, keep)
     return support, about
 
 
