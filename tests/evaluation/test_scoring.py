@@ -15,7 +15,7 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import scoring as evaluation
 from miselbo.evaluation.run import until_precise
-from miselbo.evaluation.scoring import NetworkSource
+from miselbo.evaluation.scoring import Fitting, NetworkSource
 from miselbo.evaluation.settings import Settings, doublings, make_grid, make_settings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.protocols import fingerprint
@@ -340,6 +340,27 @@ def test_doublings_go_on_from_the_draws_at_hand_to_the_same_values(
     assert again[2] == []
     np.testing.assert_array_equal(again[1]["miselbo"], values["miselbo"])
     assert "L = 32: Monte Carlo standard error of MISELBO" in capsys.readouterr().out
+
+
+def test_draws_at_hand_are_halved_with_their_batch(capsys, ensemble, data):
+    whole = settings(samples_per_pass=3)
+    source = NetworkSource(ensemble, data, whole, "cpu")
+    index, batch = next(source.batches())
+    expected = Fitting(source, whole, None).score(index, batch, slice(0, 4))
+    draws, _ = source.passes(index, batch)
+    passes = source.passes
+
+    def limited(index, batch, first=0):
+        if len(index) > 1:
+            raise MemoryError
+        assert first == 3
+        return passes(index, batch, first)
+
+    source.passes = limited
+    values = Fitting(source, whole, None).score(index, batch, slice(0, 4), draws)
+    for name in expected.keys() - {"seconds"}:
+        np.testing.assert_allclose(values[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    assert "going on with 1 of 1" in capsys.readouterr().out
 
 
 def test_a_goal_that_is_reached_ends_the_doublings_and_a_finer_one_goes_on(tmp_path, ensemble, data):
