@@ -129,3 +129,9 @@ def test_follows_the_device():
 def test_uniform_numbers_end_half_a_step_before_0_and_1(word, expected, monkeypatch):
     monkeypatch.setattr(noise, "_words", lambda *given: (torch.tensor([[word]]),))
     assert noise.uniform(0, torch.zeros(1, dtype=torch.int64), 1).item() == expected
+
+
+def test_every_bit_of_a_step_makes_another_seed():
+    steps = [0, *(1 << bit for bit in range(64))]
+    assert len({noise.derive(5, step) for step in steps}) == 65
+    assert len({noise.derive(5, 0, step) for step in steps}) == 65
