@@ -11,8 +11,8 @@ can be estimated topology by topology: for those the support was made from, and 
 v(tau) the estimates over their sum, the parameters of q(tau) maximise sum v log q, which minimises KL(v, q).
 
 Nothing is taken on trust. Where a flat posterior has topologies that are neither (Good and Turing's estimate: the share
-of q's draws that are no tree of the support's and were seen once) nothing is changed, and a fit that lowers the ELBO or
-the effective sample size of the same fresh draws is undone.
+of q's draws that are no tree of the support's and were seen once) nothing is changed, and a fit that lowers the ELBO of
+the same fresh draws is undone. The effective sample size is told alone: of heavy weights it is too noisy to decide.
 """
 
 import math
@@ -153,7 +153,7 @@ def refit(target: Posterior, member: Vbpi, draws: int, seed: int) -> Refit:
     fit(member, trees, posterior(target, member, trees, draws, generator))
     _, after, new_elbo, new_ess = scored(target, member, *noise)
     error = float((after.var() + before.var()).sqrt()) / math.sqrt(len(after))
-    kept = new_elbo >= elbo - 2 * error and new_ess >= ess / rounds.RISE
+    kept = new_elbo >= elbo - 2 * error
     if not kept:
         with torch.no_grad():
             member.sbn.logits.copy_(old)
