@@ -84,3 +84,13 @@ def test_a_result_needs_all_samples():
     running.update(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 2))
     with pytest.raises(InputError, match="only 4 samples"):
         running.result()
+
+
+def test_one_draw_of_each_member_cannot_be_compared():
+    running = RunningWorth(2, 1)
+    running.update(torch.zeros(3, 2, 1), torch.zeros(3, 2, 1, 2))
+    assert {name: tuple(value.shape) for name, value in running.result().items()} == {
+        "worth_joint": (3, 0),
+        "worth_miselbo": (3, 0),
+        "worth_iwelbo": (3, 2, 0),
+    }

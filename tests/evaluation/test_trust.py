@@ -8,8 +8,8 @@ import torch
 
 from miselbo import bounds, evaluate_scores
 from miselbo.data.density import DensityData
-from miselbo.evaluation import tables, trust
-from miselbo.evaluation.evidence import heavy
+from miselbo.evaluation import tables, trust, verdicts
+from miselbo.evaluation.evidence import Evidence, heavy
 from miselbo.evaluation.scoring import accumulators
 from miselbo.evaluation.settings import Settings
 from miselbo.importers.arrays import WORDS
@@ -292,3 +292,14 @@ def test_k_hat_is_judged_by_the_number_of_draws(samples, spread, fires):
     generator = torch.Generator().manual_seed(0)
     log_w = spread * torch.randn(100, samples, generator=generator, dtype=torch.float64)
     assert heavy(bounds.diagnostics.pareto_k(log_w).numpy(), samples) == fires
+
+
+def test_a_few_examples_with_most_of_a_negligible_variance_are_not_worth_a_word():
+    variance = np.full((50, 1, 1), 1e-16)
+    for largest, said in ((1e-9, False), (1.0, True)):
+        variance[7] = largest
+        zero = np.zeros((50, 1, 1))
+        values = {"miselbo": zero, "joint_bound": zero, "average_elbo": zero, "non_finite": zero}
+        values |= {"miselbo_var": variance, "joint_bound_var": variance, "index": np.arange(50)}
+        found = verdicts.terrible_examples(Evidence(values, {"S": 1, "L": 10, "miselbo": -1.0}))
+        assert (found is not None) == said
