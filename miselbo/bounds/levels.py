@@ -10,8 +10,12 @@ sigma^2 comes from the examples with two replicates or more, S^2 is what is left
 a second replicate all of the variance counts as sigma^2, which is too large by the factor 1 / (1 - n/N) at most.
 
 Few examples at the top levels: their variance is pooled with the one that the levels below foretell (a line through
-the logarithms), as if PRIOR examples more had been seen; and the error of the sum is widened by Student's t with
-Satterthwaite's degrees of freedom over 1.96, so that value +- 1.96 errors holds the expectation 95 times in 100.
+the logarithms), as if PRIOR examples more had been seen; and the error of the sum is widened so that value +- 1.96
+errors holds the expectation 95 times in 100: by Student's t with Satterthwaite's degrees of freedom over 1.96, and by
+the skewness g of the sum, 1 + (z^4 + 2 z^2 - 3) / 18 g^2 at z = 1.96 (the term in g^2 of the Edgeworth expansion of a
+studentised mean: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 2.6).
+
+A level's units are as many as the variances of the OTHER levels ask for (:func:`by_the_others`).
 """
 
 import math
@@ -26,11 +30,12 @@ from torch import Tensor
 from miselbo.errors import InputError
 
 Z95 = 1.959964  # half the width of a 95% interval in standard errors, for many degrees of freedom
+SKEWED = (Z95**4 + 2 * Z95**2 - 3) / 18
 PRIOR = 5.0  # examples that the decay of the levels below is worth
 ENOUGH = 24  # examples from which on a level's variance takes part in the decay
 TWICE = 100  # examples that are taken twice to know the spread within an example
 REACH = 4  # levels below that the line goes through, at most
-ROUNDS = 4
+ROUNDS = 6
 LEAST = 6  # units of every level at least
 AIM = 0.9  # part of a goal that is aimed at, as errors have errors
 
@@ -47,6 +52,7 @@ class Level:
         within: sigma^2.
         inverse: mean(1/r).
         freedom: degrees of freedom of the estimate of the error.
+        skew: of the examples' means.
     """
 
     examples: int
@@ -56,6 +62,7 @@ class Level:
     within: Tensor
     inverse: float
     freedom: float
+    skew: Tensor
 
     @property
     def error2(self) -> Tensor:
@@ -93,13 +100,24 @@ def level(index: Tensor, corrections: Tensor, num_examples: int) -> Level:
     first = y.new_zeros(n, y.shape[1]).index_add(0, place, y) / counts
     inverse, pairs = float((1 / counts).mean()), float((counts - 1).sum())
     total = first.var(0) if n > 1 else torch.zeros_like(first[0])
+    skew = _skew(first)
     if not pairs:
         none = torch.zeros_like(total)
-        return Level(n, num_examples, first.mean(0), none, total, 1.0, n - 1)
+        return Level(n, num_examples, first.mean(0), none, total, 1.0, n - 1, skew)
     within = (y - first[place]).square().sum(0) / pairs
     between = (total - inverse * within).clamp(min=0)
     freedom = pairs if n == num_examples else min(pairs, n - 1)
-    return Level(n, num_examples, first.mean(0), between, within, inverse, freedom)
+    return Level(n, num_examples, first.mean(0), between, within, inverse, freedom, skew)
+
+
+def _skew(values: Tensor) -> Tensor:
+    """Skewness of the columns of [n, C], with the usual correction for few rows; 0 where nothing varies."""
+    n, away = len(values), values - values.mean(0)
+    if n < 3:
+        return torch.zeros_like(away[0])
+    spread = away.square().mean(0)
+    skew = away.pow(3).mean(0) / spread.pow(1.5) * math.sqrt(n * (n - 1)) / (n - 2)
+    return torch.where(spread > 1e-20, skew, 0.0)
 
 
 def estimates(levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
@@ -118,7 +136,9 @@ def estimates(levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
     total = error2.cumsum(0)
     effective = total.square() / (error2.square() / freedom).cumsum(0).clamp(min=1e-300)
     wide = student.ppf(0.975, effective.nan_to_num(nan=1.0).clamp(1.0, 1e6).numpy()) / Z95
-    return means, total.sqrt() * torch.from_numpy(np.asarray(wide))
+    third = torch.stack([p.skew * p.error2.pow(1.5) / math.sqrt(p.examples) for p in parts]).cumsum(0)
+    skew2 = (third / total.pow(1.5)).nan_to_num(0.0, 0.0, 0.0).square()
+    return means, total.sqrt() * (torch.from_numpy(np.asarray(wide)) + SKEWED * skew2)
 
 
 def smoothed(levels: Sequence[Level]) -> list[Level]:
@@ -138,23 +158,50 @@ def smoothed(levels: Sequence[Level]) -> list[Level]:
     return parts
 
 
-def _foretold(totals: Sequence[Tensor], at: Sequence[int], k: int) -> Tensor:
+def by_the_others(levels: Sequence[Level], lowest: Level) -> list[Level]:
+    """The levels with the variance that the others within REACH foretell, for how many units to take.
+
+    Level 0 is no correction: its variances are those of ``lowest``, its pilot.
+
+    Corrections are skewed: a variance that is large by chance comes with a mean that is. More units where the variance
+    of the same units is large would pull high means down and leave low ones, a bias; the noise of the other levels is
+    independent of a level's own.
+    """
+    parts = list(levels)
+    for k, this in enumerate(levels):
+        known = [j for j in range(max(1, k - REACH), min(len(levels), k + REACH + 1)) if j != k]
+        if k == 0 or len(known) < 2:
+            continue
+        weights = torch.tensor([levels[j].examples - 1.0 for j in known], dtype=torch.float64)
+        foretold = _foretold([levels[j].variance for j in known], known, k, weights)
+        good = foretold.isfinite() & (this.variance > 0)
+        scale = torch.where(good, foretold / this.variance, 1.0)
+        parts[k] = replace(this, between=scale * this.between, within=scale * this.within)
+    parts[0] = replace(levels[0], between=lowest.between, within=lowest.within)
+    return parts
+
+
+def _foretold(totals: Sequence[Tensor], at: Sequence[int], k: int, weights: Tensor | None = None) -> Tensor:
     """exp of the straight line through log total at levels ``at``, at level k; NaN where a total is 0 or unknown."""
     x = torch.tensor(at, dtype=torch.float64)
+    share = torch.ones_like(x) if weights is None else weights
+    share = share / share.sum()
     log_v = torch.stack(list(totals)).log()
-    slope = ((x - x.mean())[:, None] * (log_v - log_v.mean(0))).sum(0) / (x - x.mean()).square().sum()
-    return (log_v.mean(0) + slope.clamp(max=0.0) * (k - float(x.mean()))).exp()
+    middle, mean = float(share @ x), share @ log_v
+    away = x - middle
+    slope = ((share * away)[:, None] * (log_v - mean)).sum(0) / (share * away.square()).sum()
+    return (mean + slope.clamp(max=0.0) * (k - middle)).exp()
 
 
 def pilot(draws: Sequence[int], num_examples: int) -> list[int]:
-    """Units of the lower levels in the pilot: 32 of every level with L / 32 draws at most, and of the first three.
+    """Units of the lower levels in the pilot: 256 of level 0, 32 of the next two and of those with at most L / 32 draws.
 
     Example:
         >>> pilot([1, 2, 4, 8, 16, 32, 64, 128, 256], 1000), pilot([1, 4, 16], 3)
-        ([32, 32, 32, 32], [33, 33, 33])
+        ([256, 32, 32, 32], [258, 33, 33])
     """
     lower = [n for k, n in enumerate(draws) if k < 3 or 32 * n <= draws[-1]]
-    return [whole(32, num_examples) for _ in lower]
+    return [whole(32 if k else 256, num_examples) for k in range(len(lower))]
 
 
 def extended(levels: Sequence[Level], draws: Sequence[int]) -> list[Level]:
@@ -219,7 +266,8 @@ def allocate(levels: Sequence[Level], draws: Sequence[int], goals: Tensor, least
 
     Example:
         >>> one = torch.tensor([1.0])
-        >>> low, high = Level(100, 100, one, 0 * one, one, 1.0, 99), Level(8, 100, one, 0 * one, one / 100, 1.0, 7)
+        >>> low = Level(100, 100, one, 0 * one, one, 1.0, 99, 0 * one)
+        >>> high = Level(8, 100, one, 0 * one, one / 100, 1.0, 7, 0 * one)
         >>> allocate([low, high], [1, 2], torch.tensor([0.05]), [100, 8])
         [500, 37]
     """
@@ -298,18 +346,23 @@ def reach(
     units = [num_examples, *[whole(LEAST, num_examples)] * (len(draws) - 1)]
     few = [_only(part, chosen) for part in extended(first, draws)]
     units = _within(limit, few, draws, aim, units)
+    short = torch.ones_like(aim)
     for _ in range(ROUNDS):
         levels = measure(units, False)
         errors, wanted = estimates(levels)[1][-1, chosen], goals(levels)
-        if bool((errors <= wanted).all()) or passes(units, draws, num_examples, 1) >= limit:
-            break
         few = [_only(part, chosen) for part in levels]
-        # Student's factor, and the error's own error, in what is aimed at
+        # the factor over 1.96, and the error's own error, in what is aimed at
         now = torch.stack([part.error2 for part in smoothed(few)]).sum(0).sqrt()
         aim = wanted * (now / errors).nan_to_num(nan=1.0).clamp(0.5, 1.0) * AIM
-        found = _within(limit, few, draws, aim, units)
+        few = by_the_others(few, _only(first[0], chosen))
+        found = _within(limit, few, draws, aim * short, units)
         if found == units:
-            break
+            if bool((errors <= wanted).all()) or passes(units, draws, num_examples, 1) >= limit:
+                break
+            short = short * (AIM * wanted / errors).clamp(max=1.0)
+            found = _within(limit, few, draws, aim * short, units)
+            if found == units:
+                break
         units = found
     else:
         levels = measure(units, False)
@@ -328,4 +381,5 @@ def _within(
 
 
 def _only(part: Level, chosen: list[int]) -> Level:
-    return replace(part, mean=part.mean[chosen], between=part.between[chosen], within=part.within[chosen])
+    at = {name: getattr(part, name)[chosen] for name in ("mean", "between", "within", "skew")}
+    return replace(part, **at)

@@ -66,7 +66,7 @@ def add(
     count = min(len(examples), num_examples or len(examples))
     size = len(ensemble.members)
     rows = max(1, settings.samples_per_pass * settings.batch_size // (size * plan.chains))
-    content = json.dumps([asdict(plan), settings.dtype, settings.split, rows, stamp])
+    content = json.dumps([asdict(plan), settings.dtype, settings.split, rows, settings.refine_steps, stamp])
     place = results / "annealed" / hashlib.sha256(content.encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     dtype = torch.float64 if settings.dtype == "float64" else torch.float32

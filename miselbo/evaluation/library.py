@@ -16,13 +16,14 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import multilevel, multilevel_tables
 from miselbo.evaluation.result import Result
-from miselbo.evaluation.scoring import Fitting, Source, inference_form
+from miselbo.evaluation.scoring import Fitting, Source, inference_form, refined
 from miselbo.evaluation.settings import (
     METHODS,
     PIXELS_PER_PASS,
     Settings,
     check_goal,
     check_levels,
+    check_refinement,
     make_grid,
 )
 from miselbo.evaluation.shards import score_all
@@ -91,6 +92,7 @@ def evaluate(
     confidence: float = 0.95,
     method: str = "full",
     stop_at_se: float | str = "auto",
+    refine_steps: int = 0,
 ) -> Result:
     """Every bound of an ensemble and of its nested parts, with errors and a verdict, from one pass over the samples.
 
@@ -113,6 +115,8 @@ def evaluate(
             until the Monte Carlo errors of MISELBO, joint bound and average IWELBO are below ``stop_at_se``; reported
             are then the L' of :func:`miselbo.bounds.multilevel.chain`.
         stop_at_se: of multilevel: nats, or "auto" for a fifth of the error over the data.
+        refine_steps: Adam steps of every member's mean and scale for every x before it is scored, see
+            :mod:`miselbo.models.refined`.
 
     Raises:
         InputError: what is given does not fit together.
@@ -146,14 +150,24 @@ def evaluate(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     check_goal(stop_at_se, "stop_at_se")
+    check_refinement(refine_steps, method)
     ensemble = Ensemble(*adopt(target, members, x is not None))
     per_example = 1 if x is None else max(1, x[0].numel())
     step = samples_per_pass or max(1, PIXELS_PER_PASS // (per_example * batch_size))
     points = make_grid(grid, num_samples)
     settings = Settings(
-        "test", num_samples, points, batch_size, min(step, num_samples), None, seed, confidence=confidence
+        "test",
+        num_samples,
+        points,
+        batch_size,
+        min(step, num_samples),
+        None,
+        seed,
+        confidence=confidence,
+        refine_steps=refine_steps,
     )
     double = x is not None and x.dtype == torch.float64
+    frozen, ensemble = ensemble, refined(ensemble, settings)
     scorer = ensemble if exact_modules or double else inference_form(ensemble, "float32")
     source = TensorSource(scorer, x, settings)
     protocol = {
@@ -163,7 +177,8 @@ def evaluate(
         "dataset": "x" if x is not None else "density",
         "split": "given",
         "seed": seed,
-        "fingerprint": fingerprint(ensemble),
+        "fingerprint": fingerprint(frozen),
+        **({"refine_steps": refine_steps} if refine_steps else {}),
         "dtype": "float64" if double else "float32",
     }
     stamp = f"{protocol['fingerprint']} {_stamp(x)}"

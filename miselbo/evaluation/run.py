@@ -16,11 +16,12 @@ from miselbo.errors import InputError
 from miselbo.evaluation import annealed_run, card, multilevel, multilevel_tables, precision, sandwich, tables
 from miselbo.evaluation.annealed import Plan
 from miselbo.evaluation.data_hash import hash_examples
-from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form
+from miselbo.evaluation.scoring import Fitting, NetworkSource, inference_form, refined
 from miselbo.evaluation.settings import Settings, doublings
 from miselbo.evaluation.shards import forget_other_shards, score_all, shard_key
 from miselbo.evaluation.summary import About, number, write_results
 from miselbo.evaluation.workers import number_of_processes, score_in_processes
+from miselbo.models.refined import passes as refined_passes
 from miselbo.protocols import fingerprint
 from miselbo.report.summary import Summary
 from miselbo.runs import checkpoints
@@ -85,7 +86,8 @@ def evaluate(
         sandwich.check(ensemble)
     device = machine.device(request.accelerator)
     processes = number_of_processes(request.workers, device)
-    stamp = fingerprint(ensemble)
+    stamp, frozen = fingerprint(ensemble), ensemble
+    ensemble = refined(ensemble, settings)
     data_stamp = f"{stamp} {data.protocol(settings.split)}"
     shards, keys = folder / "results" / "shards", list[str]()
     target = ensemble.target
@@ -118,7 +120,7 @@ def evaluate(
 
     def finish(summary: Summary) -> Summary:
         """What stands beside the tables."""
-        data.save_extras(ensemble, settings, request.num_pictures, folder / "results")
+        data.save_extras(frozen, settings, request.num_pictures, folder / "results")
         if request.precision is not None:
             source = NetworkSource(ensemble, data, settings, device)
             precision.add(summary, source, request.precision, settings, folder / "results", request.progress)
@@ -147,6 +149,11 @@ def evaluate(
     notes = list(given) if isinstance(given, list) else []
     if goal is not None:
         notes = [stop_note(goal, settings.num_samples)]
+    if settings.refine_steps:
+        each = refined_passes(settings.refine_steps) * len(ensemble.members)
+        total = each * len(values["index"]) * len(keys)
+        protocol |= {"refine_steps": settings.refine_steps, "refine_passes": total}
+        notes = [*notes, refine_note(settings.refine_steps, each)]
     if settings.dtype == "bfloat16" or settings.compile:
         change = change_against_float32(ensemble, data, settings, device)
         protocol |= {"compile": settings.compile, "change_against_float32": change}
@@ -259,6 +266,14 @@ def stop_note(goal: float | str, used: int) -> str:
     return (
         f"L = {used} is where doublings from 16 ended (evaluation.stop_at_se = {goal}); each went on from the "
         "draws before it."
+    )
+
+
+def refine_note(steps: int, passes: int) -> str:
+    """What ``evaluation.refine_steps`` did."""
+    return (
+        f"Every member's mean and scale took {steps} steps for each x (evaluation.refine_steps), {passes:,} decoder "
+        "passes of an example with their gradient; the draws of the scores are others."
     )
 
 

@@ -24,6 +24,7 @@ from miselbo.data.interface import Data
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation.settings import DTYPES, Settings
+from miselbo.models.refined import Refined, refine
 from miselbo.protocols import EnsembleForm
 from miselbo.runtime import memory
 
@@ -136,10 +137,26 @@ def inference_form(ensemble: Ensemble, dtype: str, compiled: bool = False) -> En
     if dtype == "float64":
         ensemble = copy.deepcopy(ensemble).double()
     make = getattr(ensemble.target, "inference_form", None) if ensemble.shares_target else None
+    if any(isinstance(member, Refined) for member in ensemble.members):
+        make = None
     if make is not None:
         return make(ensemble, DTYPES[dtype], compiled)
     refuse_form(dtype, compiled)
     return ensemble
+
+
+def refined(ensemble: Ensemble, settings: Settings) -> Ensemble:
+    """The ensemble, with ``settings.refine_steps`` of members that refine themselves for every x.
+
+    Raises:
+        InputError: members that cannot be refined.
+    """
+    if not settings.refine_steps:
+        return ensemble
+    if not ensemble.shares_target:
+        raise InputError("refine_steps needs one model: these members have a decoder each (target=each)")
+    members = refine(ensemble.target, ensemble.members, settings.refine_steps, settings.seed)
+    return Ensemble(ensemble.target, members)
 
 
 def refuse_form(dtype: str, compiled: bool) -> None:

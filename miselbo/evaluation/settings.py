@@ -35,6 +35,7 @@ class Settings:
         confidence: of the certificate, 1 - d.
         earlier: keys of the evaluations whose draws this one goes on from, the least L first.
         keep_draws: keep the scores of the draws after those, for one with a larger L.
+        refine_steps: of every member for every x before it is scored, see :mod:`miselbo.models.refined`.
     """
 
     split: str
@@ -50,6 +51,7 @@ class Settings:
     confidence: float = 0.95
     earlier: tuple[str, ...] = ()
     keep_draws: bool = False
+    refine_steps: int = 0
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -88,6 +90,7 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
         hint = nearest(str(cfg.method), METHODS)
         raise InputError(f"unknown evaluation.method={cfg.method}; {hint}known are {', '.join(METHODS)}")
     check_confidence(cfg.confidence, "evaluation.confidence")
+    check_refinement(cfg.refine_steps, cfg.method, "evaluation.")
     workers = cfg.workers
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise InputError(
@@ -112,6 +115,7 @@ def make_settings(cfg: Any, seed: int, num_dims: int = 1) -> Settings:
         save_scores=cfg.save_scores,
         compile=cfg.compile,
         confidence=float(cfg.confidence),
+        refine_steps=cfg.refine_steps,
     )
     if cfg.method == "multilevel":
         check_levels(settings, cfg.grid)
@@ -145,6 +149,21 @@ def check_goal(goal: object, name: str) -> None:
         return
     if isinstance(goal, bool) or not isinstance(goal, int | float) or not 0 < goal < math.inf:
         raise InputError(f"{name} must be a positive number of nats, auto or null, got {goal!r}")
+
+
+def check_refinement(steps: Any, method: str, prefix: str = "") -> None:
+    """Refuse steps that cannot be, or with multilevel, which would refine an example anew at every level.
+
+    Raises:
+        InputError: as said.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise InputError(f"{prefix}refine_steps must be a whole number of at least 0, got {steps!r}")
+    if steps and method == "multilevel":
+        raise InputError(
+            f"{prefix}refine_steps refines an example once for all its draws: use {prefix}method=full or annealed, "
+            "not multilevel"
+        )
 
 
 def check_levels(settings: Settings, grid: Sequence[int] | None) -> None:

@@ -37,6 +37,8 @@ def shard_key(settings: Settings, stamp: str, members: int) -> str:
     """Name of the folder of shards: a hash of the settings, the fingerprint of ensemble and data, and the format."""
     scoring = asdict(settings)
     del scoring["confidence"]  # no score depends on it
+    if not scoring["refine_steps"]:  # the key of a version without
+        del scoring["refine_steps"]
     content = json.dumps([scoring, stamp, shard_format(settings, members)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -9,7 +9,7 @@ import torch
 
 from miselbo.errors import Stopped
 from miselbo.evaluation.multilevel import write_pieces
-from miselbo.evaluation.scoring import NetworkSource
+from miselbo.evaluation.scoring import NetworkSource, refined
 from miselbo.evaluation.settings import Settings
 from miselbo.evaluation.shards import write_shards
 from miselbo.runs.plan import reopen
@@ -112,7 +112,7 @@ def _score(
 ) -> None:
     run = reopen(text)
     machine.prepare(run.num_threads)
-    ensemble = restore(run.source, run.data)
+    ensemble = refined(restore(run.source, run.data), settings)
     place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
     source = NetworkSource(ensemble, run.data, settings, place)
     if units is not None:

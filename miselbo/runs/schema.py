@@ -66,6 +66,7 @@ SCHEMA: dict[str, Rule] = {
     "evaluation.workers": WORKERS, "evaluation.save_scores": FLAG,
     "evaluation.stop_at_se": maybe(either(AUTO, POSITIVE)), "evaluation.num_pictures": ZERO,
     "evaluation.method": word("full", "multilevel", "annealed"), "evaluation.precision": maybe(POSITIVE),
+    "evaluation.refine_steps": ZERO,
     "evaluation.annealed.temperatures": COUNT, "evaluation.annealed.chains": COUNT,
     "evaluation.annealed.leapfrog": COUNT, "evaluation.annealed.num_examples": maybe(COUNT),
     "sampling.num": COUNT, "sampling.temperature": POSITIVE, "sampling.readjust_batches": ZERO,

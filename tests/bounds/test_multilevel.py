@@ -68,7 +68,9 @@ def test_error_of_a_level_is_that_of_sampling_without_replacement():
 
 def test_allocation_follows_variance_over_cost_and_meets_the_goal():
     one = torch.ones(1, dtype=torch.float64)
-    parts = [levels.Level(1000, 10_000, one, 0 * one, v * one, 1.0, 999) for v in (1.0, 0.04, 0.0025)]
+    parts = [
+        levels.Level(1000, 10_000, one, 0 * one, v * one, 1.0, 999, 0 * one) for v in (1.0, 0.04, 0.0025)
+    ]
     draws = [1, 7, 31]
     units = levels.allocate(parts, draws, 0.02 * one, [10, 10, 10])
     variance = sum(float(p.within) / n for p, n in zip(parts, units, strict=True))
