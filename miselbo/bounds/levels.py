@@ -11,8 +11,8 @@ a second replicate all of the variance counts as sigma^2, which is too large by 
 
 Few examples at the top levels: their variance is pooled with the one that the levels below foretell (a line through
 the logarithms), as if PRIOR examples more had been seen; and the error of the sum is widened so that value +- 1.96
-errors holds the expectation 95 times in 100: by Student's t with Satterthwaite's degrees of freedom over 1.96, and by
-the skewness g of the sum, 1 + (z^4 + 2 z^2 - 3) / 18 g^2 at z = 1.96 (the term in g^2 of the Edgeworth expansion of a
+errors holds the expectation 95 times in 100: by Student's t with Satterthwaite's degrees of freedom over 1.96, fewer
+where the examples have a high kurtosis, and by the skewness g of the sum, 1 + (z^4 + 2 z^2 - 3) / 18 g^2 at z = 1.96 (the term in g^2 of the Edgeworth expansion of a
 studentised mean: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 2.6).
 
 A level's units are as many as the variances of the OTHER levels ask for (:func:`by_the_others`).
@@ -53,6 +53,7 @@ class Level:
         inverse: mean(1/r).
         freedom: degrees of freedom of the estimate of the error.
         skew: of the examples' means.
+        kurtosis: theirs, that of a normal being 0.
     """
 
     examples: int
@@ -63,6 +64,7 @@ class Level:
     inverse: float
     freedom: float
     skew: Tensor
+    kurtosis: Tensor
 
     @property
     def error2(self) -> Tensor:
@@ -100,24 +102,26 @@ def level(index: Tensor, corrections: Tensor, num_examples: int) -> Level:
     first = y.new_zeros(n, y.shape[1]).index_add(0, place, y) / counts
     inverse, pairs = float((1 / counts).mean()), float((counts - 1).sum())
     total = first.var(0) if n > 1 else torch.zeros_like(first[0])
-    skew = _skew(first)
+    shape = _shape(first)
     if not pairs:
         none = torch.zeros_like(total)
-        return Level(n, num_examples, first.mean(0), none, total, 1.0, n - 1, skew)
+        return Level(n, num_examples, first.mean(0), none, total, 1.0, n - 1, *shape)
     within = (y - first[place]).square().sum(0) / pairs
     between = (total - inverse * within).clamp(min=0)
     freedom = pairs if n == num_examples else min(pairs, n - 1)
-    return Level(n, num_examples, first.mean(0), between, within, inverse, freedom, skew)
+    return Level(n, num_examples, first.mean(0), between, within, inverse, freedom, *shape)
 
 
-def _skew(values: Tensor) -> Tensor:
-    """Skewness of the columns of [n, C], with the usual correction for few rows; 0 where nothing varies."""
+def _shape(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Skewness, corrected for few rows, and excess kurtosis of the columns of [n, C]; 0 where nothing varies."""
     n, away = len(values), values - values.mean(0)
-    if n < 3:
-        return torch.zeros_like(away[0])
     spread = away.square().mean(0)
+    if n < 3:
+        return torch.zeros_like(spread), torch.zeros_like(spread)
     skew = away.pow(3).mean(0) / spread.pow(1.5) * math.sqrt(n * (n - 1)) / (n - 2)
-    return torch.where(spread > 1e-20, skew, 0.0)
+    kurtosis = away.pow(4).mean(0) / spread.square() - 3
+    varies = spread > 1e-20
+    return torch.where(varies, skew, 0.0), torch.where(varies, kurtosis, 0.0)
 
 
 def estimates(levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
@@ -132,7 +136,8 @@ def estimates(levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
     parts = smoothed(levels)
     means = torch.stack([part.mean for part in parts]).cumsum(0)
     error2 = torch.stack([part.error2 for part in parts])
-    freedom = error2.new_tensor([part.freedom for part in parts])[:, None]
+    # of a variance of n values with excess kurtosis c: 2 / (2 / (n - 1) + c / n)
+    freedom = 1 / torch.stack([1 / p.freedom + p.kurtosis.clamp(min=0) / (2 * p.examples) for p in parts])
     total = error2.cumsum(0)
     effective = total.square() / (error2.square() / freedom).cumsum(0).clamp(min=1e-300)
     wide = student.ppf(0.975, effective.nan_to_num(nan=1.0).clamp(1.0, 1e6).numpy()) / Z95
@@ -194,7 +199,7 @@ def _foretold(totals: Sequence[Tensor], at: Sequence[int], k: int, weights: Tens
 
 
 def pilot(draws: Sequence[int], num_examples: int) -> list[int]:
-    """Units of the lower levels in the pilot: 256 of level 0, 32 of the next two and of those with at most L / 32 draws.
+    """Units of the lower levels in the pilot: 256 of level 0, 32 of the next two and of those of L / 32 draws at most.
 
     Example:
         >>> pilot([1, 2, 4, 8, 16, 32, 64, 128, 256], 1000), pilot([1, 4, 16], 3)
@@ -266,8 +271,8 @@ def allocate(levels: Sequence[Level], draws: Sequence[int], goals: Tensor, least
 
     Example:
         >>> one = torch.tensor([1.0])
-        >>> low = Level(100, 100, one, 0 * one, one, 1.0, 99, 0 * one)
-        >>> high = Level(8, 100, one, 0 * one, one / 100, 1.0, 7, 0 * one)
+        >>> low = Level(100, 100, one, 0 * one, one, 1.0, 99, 0 * one, 0 * one)
+        >>> high = Level(8, 100, one, 0 * one, one / 100, 1.0, 7, 0 * one, 0 * one)
         >>> allocate([low, high], [1, 2], torch.tensor([0.05]), [100, 8])
         [500, 37]
     """
@@ -381,5 +386,5 @@ def _within(
 
 
 def _only(part: Level, chosen: list[int]) -> Level:
-    at = {name: getattr(part, name)[chosen] for name in ("mean", "between", "within", "skew")}
+    at = {name: getattr(part, name)[chosen] for name in ("mean", "between", "within", "skew", "kurtosis")}
     return replace(part, **at)

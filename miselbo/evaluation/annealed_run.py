@@ -3,12 +3,14 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from miselbo.bounds.diagnostics import monte_carlo_error, paired, standard_error
 from miselbo.data.interface import Data
@@ -21,21 +23,32 @@ from miselbo.report.summary import Annealed, Summary
 from miselbo.runtime.files import atomic, write_csv, write_json
 from miselbo.runtime.progress import Meter
 
+ExamplesAt = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-def check(ensemble: Ensemble, data: Data, settings: Settings) -> None:
+def of_split(data: Data, settings: Settings) -> ExamplesAt:
+    """x and numbers of the examples at some positions of a data module's split."""
+
+    def examples_at(positions: Tensor) -> tuple[Tensor, Tensor]:
+        batch = batch_at(data, settings.split, positions)
+        return batch[data.input_key], batch["index"]
+
+    return examples_at
+
+
+def check(ensemble: Ensemble, examples_at: ExamplesAt) -> None:
     """Refuse an ensemble that cannot be annealed, before any long work.
 
     Raises:
         InputError: its target is not differentiable in z.
     """
-    batch = batch_at(data, settings.split, torch.zeros(1, dtype=torch.int64))
-    anneal(ensemble, batch[data.input_key], Plan(1, 2, 1), batch["index"])
+    x, index = examples_at(torch.zeros(1, dtype=torch.int64))
+    anneal(ensemble, x, Plan(1, 2, 1), index)
 
 
 def add(
     summary: Summary,
     ensemble: Ensemble,
-    data: Data,
+    examples_at: ExamplesAt,
     settings: Settings,
     plan: Plan,
     num_examples: int | None,
@@ -49,7 +62,7 @@ def add(
     Args:
         summary: of the full run, which ``annealed`` is added to.
         ensemble: stays as it is.
-        data: data module.
+        examples_at: positions in the split -> x [b, ...] and example numbers [b].
         settings: of the full run.
         plan: of the chains.
         num_examples: how many, at most those of the full run; None for all.
@@ -62,8 +75,8 @@ def add(
         The summary.
     """
     results = folder / "results"
-    examples = pd.read_parquet(results / "per_example.parquet")
-    count = min(len(examples), num_examples or len(examples))
+    per_example = pd.read_parquet(results / "per_example.parquet")
+    count = min(len(per_example), num_examples or len(per_example))
     size = len(ensemble.members)
     rows = max(1, settings.samples_per_pass * settings.batch_size // (size * plan.chains))
     content = json.dumps([asdict(plan), settings.dtype, settings.split, rows, settings.refine_steps, stamp])
@@ -77,11 +90,10 @@ def add(
         path = place / f"{first:08d}.npz"
         part = _read(path, len(positions))
         if part is None:
-            batch = batch_at(data, settings.split, positions)
-            x = batch[data.input_key].to(device, dtype)
-            found = anneal(ensemble, x, plan, batch["index"].to(device))
+            x, index = examples_at(positions)
+            found = anneal(ensemble, x.to(device, dtype), plan, index.to(device))
             part = {name: value.cpu().numpy() for name, value in found.items()}
-            part["index"] = batch["index"].numpy()
+            part["index"] = index.cpu().numpy()
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **part)
         parts.append(part)
@@ -91,7 +103,7 @@ def add(
     table = pd.DataFrame({"index": values["index"], "annealed": values["annealed"]})
     table["annealed_se_mc"] = np.sqrt(values["annealed_var"])
     table["effective_chains"], table["acceptance"] = values["annealed_ess"], values["acceptance"]
-    bounds = examples.set_index("index").loc[values["index"]]
+    bounds = per_example.set_index("index").loc[values["index"]]
     table["joint_bound"] = bounds["joint_bound"].to_numpy()
     write_csv(table, results / "annealed.csv")
     summary["annealed"] = about(table, plan, size, settings.num_samples)

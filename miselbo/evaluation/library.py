@@ -1,7 +1,8 @@
 """Evaluation without a configuration: any target and members, or scores made elsewhere, to a :class:`Result`."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from miselbo.bounds.certificate import check_confidence
 from miselbo.bounds.quantities import QUANTITIES
 from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
-from miselbo.evaluation import multilevel, multilevel_tables
+from miselbo.evaluation import annealed_run, multilevel, multilevel_tables
+from miselbo.evaluation.annealed import Plan
 from miselbo.evaluation.result import Result
 from miselbo.evaluation.scoring import Fitting, Source, inference_form, refined
 from miselbo.evaluation.settings import (
@@ -93,6 +95,7 @@ def evaluate(
     method: str = "full",
     stop_at_se: float | str = "auto",
     refine_steps: int = 0,
+    plan: Plan | None = None,
 ) -> Result:
     """Every bound of an ensemble and of its nested parts, with errors and a verdict, from one pass over the samples.
 
@@ -113,10 +116,12 @@ def evaluate(
         confidence: of ``summary["certificate"]``, see :mod:`miselbo.bounds.certificate`.
         method: "full", or "multilevel": the same expectations from few examples with many draws and many with few,
             until the Monte Carlo errors of MISELBO, joint bound and average IWELBO are below ``stop_at_se``; reported
-            are then the L' of :func:`miselbo.bounds.multilevel.chain`.
+            are then the L' of :func:`miselbo.bounds.multilevel.chain`; or "annealed": the full run, and annealed
+            importance sampling from the mixture of the members (``tables["annealed.csv"]``, ``summary["annealed"]``).
         stop_at_se: of multilevel: nats, or "auto" for a fifth of the error over the data.
         refine_steps: Adam steps of every member's mean and scale for every x before it is scored, see
             :mod:`miselbo.models.refined`.
+        plan: of method "annealed", :class:`miselbo.evaluation.annealed.Plan`.
 
     Raises:
         InputError: what is given does not fit together.
@@ -185,7 +190,21 @@ def evaluate(
     words = KEYS_OF_DENSITY if x is None else KEYS
     if method == "multilevel":
         return _by_levels(source, settings, grid, protocol, stamp, stop_at_se, folder, progress, words)
-    return _results(source, settings, protocol, stamp, folder, progress, words)
+    if method != "annealed":
+        return _results(source, settings, protocol, stamp, folder, progress, words)
+    plan = plan or Plan(seed=seed)
+
+    def examples_at(positions: Tensor) -> tuple[Tensor, Tensor]:
+        rows = positions.to(source.x.device)
+        return source.x[rows], rows
+
+    def anneal(summary: dict[str, Any], place: Path) -> None:
+        device = str(source.x.device)
+        kind = replace(settings, dtype="float64" if double else "float32")
+        annealed_run.add(summary, ensemble, examples_at, kind, plan, None, place, stamp, device, progress)
+
+    annealed_run.check(ensemble, examples_at)
+    return _results(source, settings, protocol, stamp, folder, progress, words, anneal)
 
 
 def evaluate_scores(
@@ -264,13 +283,14 @@ def _results(
     folder: str | Path | None,
     progress: bool,
     words: Mapping[str, str],
+    add: Callable[[dict[str, Any], Path], None] = lambda summary, place: None,
 ) -> Result:
-    """Score everything, write the tables into the folder or a passing one, and read them."""
+    """Score everything, write the tables and what ``add`` does into the folder or a passing one, and read them."""
     if folder is not None:
         place = Path(folder)
         with locks.hold(place, locks.WHOLE, "in use (evaluate)"):
             values = score_all(source, settings, place / "results" / "shards", stamp, progress)
-            write_results(values, settings, place, protocol, [], None, words)
+            add(write_results(values, settings, place, protocol, [], None, words), place)
             return Result.read(place)
     fitting, parts, done = Fitting(source, settings, None), [], 0
     meter = Meter("evaluate", source.num_data, progress)
@@ -282,7 +302,7 @@ def _results(
     meter.close()
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with tempfile.TemporaryDirectory() as passing:
-        write_results(values, settings, Path(passing), protocol, [], None, words)
+        add(write_results(values, settings, Path(passing), protocol, [], None, words), Path(passing))
         return Result.read(Path(passing))
 
 
@@ -299,14 +319,17 @@ def _by_levels(
 ) -> Result:
     """Multilevel evaluation into the folder or a passing one."""
     check_levels(settings, grid)
-    pieces = None
-    if folder is not None:
-        pieces = Path(folder) / "results" / "shards" / multilevel.key(settings, stamp)
-        pieces.mkdir(parents=True, exist_ok=True)
-    found = multilevel.run(source, settings, goal, pieces, progress)
     about = About({**protocol, "method": "multilevel"}, [], None, words)
-    with tempfile.TemporaryDirectory() as passing:
-        place = Path(passing if folder is None else folder)
+    if folder is None:
+        with tempfile.TemporaryDirectory() as passing:
+            found = multilevel.run(source, settings, goal, None, progress)
+            multilevel_tables.write(found, settings, Path(passing), about)
+            return Result.read(Path(passing))
+    place = Path(folder)
+    pieces = place / "results" / "shards" / multilevel.key(settings, stamp)
+    with locks.hold(place, locks.WHOLE, "in use (evaluate)"):
+        pieces.mkdir(parents=True, exist_ok=True)
+        found = multilevel.run(source, settings, goal, pieces, progress)
         multilevel_tables.write(found, settings, place, about)
         return Result.read(place)
 

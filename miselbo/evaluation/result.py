@@ -19,6 +19,8 @@ TABLES = (
     "marginal.csv",
     "worth.csv",
     "sandwich.csv",
+    "annealed.csv",
+    "precision.csv",
     "per_example.parquet",
 )
 LABELS = {"miselbo": "MISELBO", "joint_bound": "joint bound", "delta": r"$\Delta$", "jsd": "JSD"}

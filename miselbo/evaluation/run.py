@@ -126,8 +126,9 @@ def evaluate(
             precision.add(summary, source, request.precision, settings, folder / "results", request.progress)
         if request.method == "annealed":
             plan, count = request.annealed, request.annealed_examples
+            places = annealed_run.of_split(data, settings)
             annealed_run.add(
-                summary, ensemble, data, settings, plan, count, folder, data_stamp, device, request.progress
+                summary, ensemble, places, settings, plan, count, folder, data_stamp, device, request.progress
             )
         return sandwich.add(ensemble, settings, summary, folder, device) if request.sandwich else summary
 
@@ -141,7 +142,7 @@ def evaluate(
         )
         return finish(summary)
     if request.method == "annealed":
-        annealed_run.check(ensemble, data, settings)
+        annealed_run.check(ensemble, annealed_run.of_split(data, settings))
     settings, values = until_precise(goal, settings, score, keys)
     forget_other_shards(shards, keys)
     values["data_hash"], protocol["data_sha256"] = hash_examples(data, settings.split, settings.num_examples)

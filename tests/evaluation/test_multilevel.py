@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import runs
 import torch
+from phylo_models import ensemble as trees
 from torch.distributions import Independent, Normal
 
 from miselbo import InputError, evaluate
@@ -66,7 +67,7 @@ def test_nothing_depends_on_the_cut_and_auto_is_a_fifth_of_the_error_over_the_da
 
 
 def test_an_interrupted_run_goes_on_and_a_smaller_goal_adds_to_a_larger_one(tmp_path, monkeypatch):
-    plain = by_levels(stop_at_se=0.03)
+    plain = by_levels(stop_at_se=0.1)
     scored = []
     score = Pieces.score
 
@@ -78,25 +79,25 @@ def test_an_interrupted_run_goes_on_and_a_smaller_goal_adds_to_a_larger_one(tmp_
 
     monkeypatch.setattr(pieces.Pieces, "score", counted)
     with pytest.raises(KeyboardInterrupt):
-        by_levels(stop_at_se=0.03, folder=tmp_path)
+        by_levels(stop_at_se=0.1, folder=tmp_path)
     first = list(scored)
     scored[:] = [None] * 6  # never five again
-    resumed = by_levels(stop_at_se=0.03, folder=tmp_path)
+    resumed = by_levels(stop_at_se=0.1, folder=tmp_path)
     assert not set(first) & set(scored[6:])
     pd.testing.assert_frame_equal(
         plain.bounds.drop(columns="seconds"), resumed.bounds.drop(columns="seconds")
     )
     del scored[6:]
-    again = by_levels(stop_at_se=0.03, folder=tmp_path)
+    again = by_levels(stop_at_se=0.1, folder=tmp_path)
     assert len(scored) == 6 and again.bounds.equals(resumed.bounds)
     before = {path.name for path in (tmp_path / "results" / "shards").rglob("*.npz")}
-    finer = by_levels(stop_at_se=0.004, folder=tmp_path)
+    finer = by_levels(stop_at_se=0.03, folder=tmp_path)
     assert before < {path.name for path in (tmp_path / "results" / "shards").rglob("*.npz")}
     assert finer.summary["headline"]["miselbo_se_mc"] < again.summary["headline"]["miselbo_se_mc"]
-    shard = next((tmp_path / "results" / "shards").rglob("level00*.npz"))
+    shard = sorted((tmp_path / "results" / "shards").rglob("level00*.npz"))[0]
     shard.write_bytes(b"no shard")
     with pytest.raises(InputError, match=f"{shard.name} cannot be read"):
-        by_levels(stop_at_se=0.03, folder=tmp_path)
+        by_levels(stop_at_se=0.1, folder=tmp_path)
 
 
 def test_a_goal_out_of_reach_stops_at_the_cost_of_the_full_run():
@@ -115,6 +116,17 @@ def test_a_density_is_one_example():
     )
 
 
+def test_trees_by_levels_are_those_of_the_full_run():
+    ensemble = trees("identity", 2)
+    parts = ensemble.target, list(ensemble.members), torch.zeros(2, 0)
+    full = evaluate(*parts, 16, grid=[1, 2, 4, 8, 16], seed=1).bounds
+    found = evaluate(*parts, 16, method="multilevel", stop_at_se=60.0).bounds  # nothing is trained
+    for name in ("miselbo", "joint_bound", "average_iwelbo", "average_elbo", "jsd"):
+        error = np.hypot(full[f"{name}_se_mc"], found[f"{name}_se_mc"])
+        assert ((full[name] - found[name]).abs() <= 4 * error + 1e-12).all(), name
+    assert found["miselbo_se_mc"].iloc[-1] <= 60.0
+
+
 @pytest.mark.parametrize(
     "more, text",
     [
@@ -129,7 +141,12 @@ def test_what_cannot_be_is_refused_before_any_work(more, text):
 
 
 def test_a_run_folder_by_levels_with_two_processes_as_with_one(tmp_path):
-    levels = ["evaluation.method=multilevel", "evaluation.num_samples=8", "evaluation.stop_at_se=0.5"]
+    levels = [
+        "evaluation.method=multilevel",
+        "evaluation.num_samples=8",
+        "evaluation.stop_at_se=0.5",
+        "report=true",
+    ]
     runs.fit(tmp_path / "run", *levels, "ensemble.size=2")
     one = pd.read_csv(tmp_path / "run" / "results" / "bounds.csv")
     text = (tmp_path / "run" / "report.md").read_text()
