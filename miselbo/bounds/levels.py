@@ -11,9 +11,9 @@ a second replicate all of the variance counts as sigma^2, which is too large by 
 
 Few examples at the top levels: their variance is pooled with the one that the levels below foretell (a line through
 the logarithms), as if PRIOR examples more had been seen; and the error of the sum is widened so that value +- 1.96
-errors holds the expectation 95 times in 100: by Student's t with Satterthwaite's degrees of freedom over 1.96, fewer
-where the examples have a high kurtosis, and by the skewness g of the sum, 1 + (z^4 + 2 z^2 - 3) / 18 g^2 at z = 1.96 (the term in g^2 of the Edgeworth expansion of a
-studentised mean: Hall, The Bootstrap and Edgeworth Expansion, 1992, section 2.6).
+errors holds the expectation 95 times in 100: by Student's t over 1.96 with Satterthwaite's degrees of freedom, fewer
+where the examples have a high kurtosis, and by the skewness g of the sum, 1 + (z^4 + 2 z^2 - 3) / 18 g^2 at z = 1.96
+(the term in g^2 of the Edgeworth expansion of a studentised mean: Hall, The Bootstrap and Edgeworth Expansion, 1992).
 
 A level's units are as many as the variances of the OTHER levels ask for (:func:`by_the_others`).
 """

@@ -25,6 +25,7 @@ from miselbo.runtime.progress import Meter
 
 ExamplesAt = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+
 def of_split(data: Data, settings: Settings) -> ExamplesAt:
     """x and numbers of the examples at some positions of a data module's split."""
 

@@ -32,6 +32,7 @@ from miselbo.evaluation.shards import score_all
 from miselbo.evaluation.summary import About, write_results
 from miselbo.models.conditional import adopt
 from miselbo.protocols import EnsembleForm, fingerprint
+from miselbo.report.summary import Summary
 from miselbo.runtime import locks
 from miselbo.runtime.progress import Meter
 
@@ -198,7 +199,7 @@ def evaluate(
         rows = positions.to(source.x.device)
         return source.x[rows], rows
 
-    def anneal(summary: dict[str, Any], place: Path) -> None:
+    def anneal(summary: Summary, place: Path) -> None:
         device = str(source.x.device)
         kind = replace(settings, dtype="float64" if double else "float32")
         annealed_run.add(summary, ensemble, examples_at, kind, plan, None, place, stamp, device, progress)
@@ -283,7 +284,7 @@ def _results(
     folder: str | Path | None,
     progress: bool,
     words: Mapping[str, str],
-    add: Callable[[dict[str, Any], Path], None] = lambda summary, place: None,
+    add: Callable[[Summary, Path], None] = lambda summary, place: None,
 ) -> Result:
     """Score everything, write the tables and what ``add`` does into the folder or a passing one, and read them."""
     if folder is not None:
