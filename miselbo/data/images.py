@@ -212,9 +212,11 @@ class ImageData:
 
     def save_extras(self, ensemble: EnsembleForm, settings: Scoring, count: int, results: Path) -> None:
         """Pictures for the report."""
-        from miselbo.data.pictures import save_pictures
+        from miselbo.data.pictures import save_gallery, save_pictures
 
         save_pictures(ensemble, self, settings.split, settings.seed, count, results / "images.npz")
+        if count > 0:
+            save_gallery(self, settings.split, results)
 
     def split(self, name: str) -> ImageSplit:
         """Images of ``"train"``, ``"validation"`` or ``"test"`` as evaluation sees them: binarised once.

@@ -37,3 +37,24 @@ def save_pictures(ensemble: Any, data: Any, split: str, seed: int, count: int, p
     arrays = {"originals": x, "reconstructions": torch.stack(reconstructions), "samples": samples}
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{name: array.cpu().numpy() for name, array in arrays.items()})
+
+
+def save_gallery(data: Any, split: str, results: Path) -> None:
+    """Write ``gallery.npz``: ``index`` [N] and ``images`` [N, C, H, W] of a gallery's examples."""
+    import pandas as pd
+
+    from miselbo.report.gallery import indices
+
+    wanted, found = indices(pd.read_parquet(results / "per_example.parquet")), dict[int, np.ndarray]()
+    for batch in data.evaluation_batches(split, 100):
+        for number, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+            if number in wanted:
+                found[number] = image.cpu().numpy()
+        if len(found) == len(wanted):
+            break
+    path = results / "gallery.npz"
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, index=np.array([*found]), images=np.stack([*found.values()]))

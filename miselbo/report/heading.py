@@ -12,7 +12,6 @@ _PROTOCOL_WORDS = {
     "image": "image:",
     "split_rule": "split rule:",
     "dtype": "dtype",
-    "fingerprint": "fingerprint of the target",
 }
 
 

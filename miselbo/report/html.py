@@ -1,43 +1,54 @@
-"""The report as files: figures as PNG, ``report.html`` with everything inside, ``report.md`` beside it."""
+"""The report as files: figures, ``report.html`` with everything inside, ``report.md`` and ``report.tex`` beside it."""
 
 import base64
 import contextlib
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 
+from miselbo.report.files import FORMATS, drawn
 from miselbo.report.sections import Report, Section
 from miselbo.report.tables import Table
 from miselbo.runtime.files import atomic
 
 FIGURE_NAMES = (
     "bounds_vs_L", "bounds_vs_S", "delta_vs_jsd", "pairwise_jsd", "subsets", "marginal", "delta_histogram",
-    "weights", "images", "density", "consensus", "training",
+    "gallery", "weights", "images", "density", "consensus", "training",
 )  # fmt: skip
 
 
 def write(run_dir: Path, report: Report) -> Path:
-    """Write ``figures/*.png``, ``report.md`` and, last, ``report.html``; return the path of the HTML.
+    """Write ``figures/`` (PNG, SVG, PDF), ``report.md``, ``.tex`` and, last, ``report.html``, whose path is returned.
 
     Nothing of an earlier report is replaced before all of this one is made and written. A figure of an earlier report
     whose section is now left out is removed; other files in ``figures/`` stay.
     """
-    figures = {picture.name: picture for section in report.sections for picture in section.pictures}
-    data: dict[str, bytes] = {}
-    for name, picture in figures.items():
-        buffer = io.BytesIO()
-        picture.figure.savefig(buffer, format="png", metadata={"Software": None})
-        data[name] = buffer.getvalue()
     path = run_dir / "report.html"
-    files = {path: to_html(report, data).encode(), run_dir / "report.md": to_markdown(report).encode()}
-    files |= {run_dir / "figures" / f"{name}.png": content for name, content in data.items()}
-    write_together(files)
-    for name in set(FIGURE_NAMES) - set(figures):
-        (run_dir / "figures" / f"{name}.png").unlink(missing_ok=True)
+    page, figures = to_page(report, run_dir)
+    files = {path: page, run_dir / "report.md": to_markdown(report).encode()}
+    if report.latex:
+        files[run_dir / "report.tex"] = report.latex.encode()
+    write_together(files | figures)
+    shown = {figure.stem for figure in figures}
+    for name in set(FIGURE_NAMES) - shown:
+        for ending in FORMATS:
+            (run_dir / "figures" / f"{name}.{ending}").unlink(missing_ok=True)
     return path
+
+
+def to_page(report: Report, folder: Path) -> tuple[bytes, dict[Path, bytes]]:
+    """The page, and the files of its figures in every format below ``folder``."""
+    pictures = {picture.name: picture for section in report.sections for picture in section.pictures}
+    found = {name: drawn(picture.figure) for name, picture in pictures.items()}
+    page = to_html(report, {name: formats["png"] for name, formats in found.items()})
+    files = {
+        folder / "figures" / f"{name}.{ending}": content
+        for name, formats in found.items()
+        for ending, content in formats.items()
+    }
+    return page.encode(), files
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -56,7 +67,10 @@ def to_html(report: Report, figures: Mapping[str, bytes]) -> str:
     environment.filters["tight"] = tight
     template = environment.from_string((folder / "template.html").read_text())
     encoded = {name: base64.b64encode(png).decode("ascii") for name, png in figures.items()}
-    return template.render(report=report, style=(folder / "style.css").read_text(), figures=encoded)
+    texts = {name: (folder / name).read_text() for name in ("style.css", "sort.js")}
+    return template.render(
+        report=report, style=texts["style.css"], script=texts["sort.js"], figures=encoded, formats=FORMATS
+    )
 
 
 def tight(text: str) -> str:
@@ -71,7 +85,7 @@ def tight(text: str) -> str:
 
 def to_markdown(report: Report) -> str:
     """The same report as Markdown, with the figures as files beside it."""
-    parts = [f"# {report.title}", report.protocol_line, report.glance, markdown_table(report.headline)]
+    parts = [f"# {report.title}", report.glance, markdown_table(report.headline), report.protocol_line]
     parts += ["\n".join(f"- {sentence}" for sentence in report.trust)] if report.trust else []
     for section in report.sections:
         parts += _markdown_section(section)

@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from miselbo.report.folder import member_label
 from miselbo.report.style import (
-    BLUE,
     BOUND_STYLES,
     GREY,
     INK,
@@ -52,14 +51,14 @@ def bounds_against_samples(bounds: pd.DataFrame, size: int, footer: str = "") ->
     """The four bounds against L (log axis) for the whole ensemble, and their gain over the average ELBO."""
     frame = bounds[bounds["S"] == size].sort_values("L")
     figure, (left, right) = new_figure(4.2, 1, 2, footer)
-    _curves(left, frame, "L")
-    _gains(right, frame, "L")
+    _gains(left, frame, "L")
+    _curves(right, frame, "L")
     for axis in (left, right):
         axis.set_xscale("log")
         integer_ticks(axis, _spread(frame["L"].tolist()))
-    label(left, "Value", "L, samples per member (log axis)", "nats")
-    label(right, "Gain over the average ELBO", "L, samples per member (log axis)", "nats")
-    legend_below(figure, left)
+    label(left, "Gain over the average ELBO", "L, samples per member (log axis)", "nats")
+    label(right, "Value", "L, samples per member (log axis)", "nats")
+    legend_below(figure, right)
     return figure
 
 
@@ -78,24 +77,24 @@ def bounds_against_size(
     """The four bounds of the first S' members at full L, and the difference to member 1 alone."""
     frame = bounds[bounds["L"] == num_samples].sort_values("S")
     figure, (left, right) = new_figure(4.2, 1, 2, footer)
-    _curves(left, frame, "S")
+    _curves(right, frame, "S")
     alone = frame[frame["S"] == 1]
     for beside, name in enumerate(("joint_bound", "miselbo", "average_iwelbo")):
         if len(alone):
             gain = frame[name] - float(alone[name].iloc[0])
-            right.plot(frame["S"], gain, **BOUND_STYLES[name], linewidth=1.8, markersize=6)
+            left.plot(frame["S"], gain, **BOUND_STYLES[name], linewidth=1.8, markersize=6)
             error = paired_error(per_example, name)
             if math.isfinite(error):
                 at = float(frame["S"].iloc[-1]) + 0.02 * len(frame) * (beside - 1)  # three bars side by side
-                right.errorbar(
+                left.errorbar(
                     at, gain.iloc[-1], error, color=BOUND_STYLES[name]["color"], capsize=4, linewidth=1.8
                 )
-    right.axhline(0.0, color=GREY, linewidth=1.0)
+    left.axhline(0.0, color=GREY, linewidth=1.0)
     for axis in (left, right):
         integer_ticks(axis, frame["S"].tolist())
-    label(left, "Value", "S, number of members", "nats")
-    label(right, "Difference to member 1 alone", "S, number of members", "nats")
-    legend_below(figure, left)
+    label(left, "Difference to member 1 alone", "S, number of members", "nats")
+    label(right, "Value", "S, number of members", "nats")
+    legend_below(figure, right)
     return figure
 
 
@@ -113,7 +112,7 @@ def delta_against_jsd(per_example: pd.DataFrame, bounds: pd.DataFrame, size: int
     figure, (left, right) = new_figure(4.6, 1, 2, footer)
     examples = per_example[["jsd", "delta"]].replace([np.inf, -np.inf], np.nan).dropna()
     alpha = float(np.clip(8 / math.sqrt(max(len(examples), 1)), 0.08, 0.7))
-    left.scatter(examples["jsd"], examples["delta"], s=16, color=BLUE, alpha=alpha, linewidths=0)
+    left.scatter(examples["jsd"], examples["delta"], s=16, color=GREY, alpha=alpha, linewidths=0)
     sizes = sorted(number for number in bounds["S"].unique() if number > 1)
     step = max(1, -(-len(sizes) // 5))  # at most five lines, the full S first
     for position, number in enumerate(sizes[::-step]):
@@ -181,32 +180,45 @@ def _fit_means(axis: Axes, every: pd.DataFrame, full: pd.DataFrame) -> None:
 
 
 def pairwise_jsd(pairwise: pd.DataFrame, footer: str = "") -> Figure:
-    """Members by members, colours from 0 to log 2, the number in every cell as measured, not clipped."""
+    """Members by members, colours from the smallest to the largest JSD of two, the number in every cell as measured."""
     names = list(
         dict.fromkeys([*pairwise["member_i"].map(member_label), *pairwise["member_j"].map(member_label)])
     )
     names.sort(key=lambda name: (len(name), name))
     place = {name: position for position, name in enumerate(names)}
     matrix = np.full((len(names), len(names)), np.nan)
-    np.fill_diagonal(matrix, 0.0)
     for _, row in pairwise.iterrows():
         first, second = place[member_label(row["member_i"])], place[member_label(row["member_j"])]
         matrix[first, second] = matrix[second, first] = row["jsd"]
     figure, (axis,) = new_figure(min(2.2 + 0.5 * len(names), 7.0), footer=footer)
     figure.set_layout_engine("compressed")
-    shown = axis.imshow(matrix, cmap="cividis", vmin=0.0, vmax=math.log(2))
+    there = matrix[np.isfinite(matrix)]
+    least, most = (float(there.min()), float(there.max())) if len(there) else (0.0, math.log(2))
+    if most - least < 1e-6:
+        least, most = min(0.0, least), max(most, 1e-3)
+    places = min(5, max(2, 2 - math.floor(math.log10(abs(most)))))
+    shown = axis.imshow(matrix, cmap="cividis", vmin=least, vmax=most)
     axis.grid(False)
     axis.spines[["left", "bottom"]].set_visible(False)
     axis.set_xticks(range(len(names)), names)
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(length=0, labelsize=11)
-    size = float(np.clip(140 / len(names), 3.5, 12))
+    size = float(np.clip((140 if places < 4 else 100) / len(names), 3.0, 12))
     for (first, second), value in np.ndenumerate(matrix):
         background = to_hex(tuple(shown.to_rgba(np.array([value]))[0])) if math.isfinite(value) else "#FFFFFF"
         colour = "#000000" if contrast("#000000", background) > contrast("#FFFFFF", background) else "#FFFFFF"
-        axis.text(second, first, fixed(value, 2), ha="center", va="center", fontsize=size, color=colour)
-    bar = figure.colorbar(shown, ax=axis, ticks=[0.0, 0.2, 0.4, 0.6, math.log(2)])
-    bar.ax.set_yticklabels(["0", "0.2", "0.4", "0.6", "log 2"], fontsize=9)
+        axis.text(
+            second,
+            first,
+            fixed(value, places) if first != second else "",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=colour,
+        )
+    bar = figure.colorbar(shown, ax=axis)
+    bar.ax.set_title(f"log 2 = {math.log(2):.3f}\nat most", fontsize=8, color=GREY)
+    bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
     label(axis, "JSD of every pair of members (nats)")
     return figure
@@ -219,7 +231,7 @@ def _histogram(axis: Axes, values: np.ndarray, from_zero: bool = False) -> None:
         span = (0.0, high or 1.0) if from_zero else (low, high)
         if span[1] - span[0] < 1e-6 * max(1.0, abs(high)):  # too narrow for floating-point bin edges
             span = (high - 0.5, high + 0.5)
-        axis.hist(values, bins=bins, range=span, color=BLUE, edgecolor="white")
+        axis.hist(values, bins=bins, range=span, color=GREY, edgecolor="white")
     axis.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 

@@ -11,7 +11,9 @@ from matplotlib.text import Text
 
 from miselbo.report import (
     density,
+    gallery,
     heading,
+    latex,
     levels,
     pictures,
     plots,
@@ -60,6 +62,9 @@ class Report:
     trust: Sequence[str]
     protocol: Table
     sections: Sequence[Section]
+    caption: str = ""  # what every figure and table adds to its own words
+    links: Sequence[str] = ()  # files beside the page
+    latex: str = ""
 
 
 def build(run: RunFolder) -> Report:
@@ -82,6 +87,7 @@ def build(run: RunFolder) -> Report:
             _pairwise(run, footer),
             _which_members(run, footer),
             _delta_histogram(run, footer),
+            _gallery(run, footer),
             _weights(run, footer),
             _members(run),
             *special,
@@ -91,8 +97,18 @@ def build(run: RunFolder) -> Report:
             *_annealed(run),
             _grid(run),
         ],
+        caption=footer,
+        links=[name for name in LINKED if (run.path / name).is_file()],
+        latex=latex.headline(run),
     )
     return reworded(report, run.words) if run.words else report
+
+
+LINKED = (
+    "results/summary.json", "results/card.json", "results/bounds.csv", "results/per_member.csv",
+    "results/per_example.parquet", "results/pairwise_jsd.csv", "results/subsets.csv", "results/marginal.csv",
+    "results/worth.csv", "results/sandwich.csv", "metrics.csv",
+)  # fmt: skip
 
 
 def reworded(part: Any, words: Mapping[str, str]) -> Any:
@@ -106,7 +122,7 @@ def reworded(part: Any, words: Mapping[str, str]) -> Any:
     if isinstance(part, Sequence):
         return [reworded(item, words) for item in part]
     if is_dataclass(part) and not isinstance(part, type):
-        keep = ("name", "anchor", "align")
+        keep = ("name", "anchor", "align", "links")
         changed = {f.name: reworded(getattr(part, f.name), words) for f in fields(part) if f.name not in keep}
         return replace(part, **changed)
     return part
@@ -217,6 +233,16 @@ def _delta_histogram(run: RunFolder, footer: str) -> Section:
     return Section(
         anchor, title, text, [Picture("delta_histogram", "Histogram of Delta over the examples", figure)]
     )
+
+
+def _gallery(run: RunFolder, footer: str) -> Section:
+    found = gallery.table(run)
+    made = gallery.figure(run, gallery.load(run.path / "results"), footer)
+    alt = "Test images in rows: most and least Delta, highest k-hat, lowest joint bound, unequal shares"
+    shown = [Picture("gallery", alt, made)] if made is not None else []
+    if not found.rows:
+        return Section("gallery", "Best and worst examples", note="Left out: all examples are alike.")
+    return Section("gallery", "Best and worst examples", paragraphs(texts.GALLERY), shown, [found])
 
 
 def _weights(run: RunFolder, footer: str) -> Section:

@@ -27,7 +27,9 @@ BOUND_STYLES: dict[str, Look] = {  # told apart by colour, by marker and by line
     "average_iwelbo": {"color": GREEN, "marker": "^", "linestyle": "-."},
     "average_elbo": {"color": INK, "marker": "x", "linestyle": ":"},
 }
-_MEMBER_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, INK, "#E69F00", "#56B4E9")
+_MEMBER_COLOURS = (  # none of a bound: a colour means one thing in a report
+    "#332288", "#AA4499", "#8F8420", "#882255", "#4A7C87", "#CC6677", "#6B4C2A",
+)  # fmt: skip
 _MEMBER_LINES = ("-", "--", "-.", ":")
 _MEMBER_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

@@ -1,6 +1,5 @@
 """The tables, the figure and the report of a sweep, made from its jobs' records and run folders alone."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from scipy.special import stdtrit
 
 from miselbo.report.checked import read_summary
 from miselbo.report.folder import BOUNDS, QUANTITIES
-from miselbo.report.html import to_html, write_together
+from miselbo.report.html import to_page, write_together
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, Look, label, legend_below, new_figure
 from miselbo.report.tables import NAMES, Table, fixed, plus_minus
@@ -32,15 +31,14 @@ def write(sweep: Path, jobs: Sequence[Mapping[str, Any]]) -> str:
     frame = jobs_table(sweep, jobs)
     summary = summary_table(frame)
     picture = figure(frame, summary, f"{sweep.name}, {len(frame)} jobs")
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", metadata={"Software": None})
-    page = to_html(report(sweep, frame, summary, picture), {"sweep": buffer.getvalue()})
+    page, figures = to_page(report(sweep, frame, summary, picture), sweep)
     tables = {
         "sweep.csv": frame.drop(columns=["configuration", "label", "name"]).to_csv(index=False),
         "summary.csv": summary.to_csv(index=False),
     }
     write_together(
-        {sweep / "report.html": page.encode(), sweep / "figures" / "sweep.png": buffer.getvalue()}
+        {sweep / "report.html": page}
+        | figures
         | {sweep / name: content.encode() for name, content in tables.items()}
     )
     return text(sweep, frame, summary)

@@ -1,11 +1,11 @@
 """The sentences of the report, for a reader who does not know the paper; values go in at ``{...}``."""
 
 AGAINST_SAMPLES = """
-Each curve is a lower bound on log p(x), averaged over the examples; a higher curve is a tighter bound.
-With more samples L the average IWELBO and the joint bound approach log p(x). MISELBO approaches log p(x)
-minus the slack, so for large L the average IWELBO may pass it.
+Right: each curve is a lower bound on log p(x), averaged over the examples; a higher curve is a tighter bound.
+Left: what they have over the average ELBO of the same draws. With more samples L the average IWELBO and the joint
+bound approach log p(x). MISELBO approaches log p(x) minus the slack, so for large L the average IWELBO may pass it.
 
-Shaded: one standard error over the examples. All curves use the same examples, so the shades move
+Shaded on the right: one standard error over the examples. All curves use the same examples, so the shades move
 together and differences are far more certain than the shades suggest. Bars: one Monte Carlo standard error.
 """
 
@@ -22,8 +22,8 @@ of weights lies above. The distance of the two is more than what the bound can b
 """
 
 AGAINST_SIZE = """
-The first S members are scored as one ensemble, at L = {num_samples}. Left: the bounds, shades and bars as
-above. Right: what the ensemble has over member 1 alone, on the same examples{bars}.
+The first S members are scored as one ensemble, at L = {num_samples}. Left: what the ensemble has over member 1 alone,
+on the same examples{bars}. Right: the bounds, shades and bars as above.
 """
 PAIRED_BARS = "; the bars at the last point are one standard error of that paired difference"
 
@@ -40,7 +40,8 @@ is {slack} nats. The joint bound does not have this slack.
 
 PAIRWISE = """
 The JSD of every two members, averaged over the examples: 0 means that both describe the same posterior,
-log 2 = 0.693 that they never overlap. A dark row is a member that resembles the others.
+log 2 = 0.693 that they never overlap. The colours reach from the smallest to the largest JSD of two members here. A
+dark row is a member that resembles the others.
 """
 
 WHICH_MEMBERS = """
@@ -110,14 +111,19 @@ frozen decoder. The axes leave out the first tenth of each curve, where losses a
 with one value per member was measured on the pair of q1 and that member.
 """
 
+GALLERY = """
+The examples at both ends: those that gain most and least by scoring the members as one mixture, those with the heaviest
+weights, those the model finds hardest, and those that the members share least equally. Outliers in the data show here.
+"""
+
 COST = """
 Time of every stage, and the number of decoder passes in it (one per sample); a dash means not counted.
 """
 
 GRID = """
-The first S members with L samples each, all from one pass over the data: mean ± one standard error over
-the examples, in nats; then the share of examples (of those with a known k) whose Pareto k is above 0.7, and the
-number of draws whose weights are not finite. Monte Carlo standard errors and all digits are in results/bounds.csv.
+The first S members with L samples each, all from one pass over the data: means over the examples, in nats, to two
+digits of their Monte Carlo error; then the share of examples (of those with a known k) whose Pareto k is above 0.7,
+and the number of draws whose weights are not finite. Standard errors and all digits are in results/bounds.csv.
 """
 
 SINGLE = "Left out: it needs at least two members, and this run has one (S = 1)."

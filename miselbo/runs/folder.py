@@ -54,6 +54,7 @@ OWN = (
     "samples",
     "report.html",
     "report.md",
+    "report.tex",
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ import pytest
 import synthetic
 
 from miselbo.errors import InputError
-from miselbo.report import html, write
+from miselbo.report import gallery, html, write
 
 SMALL = {"num_data": 40, "grid": (1, 5, 20)}
 
@@ -66,35 +67,48 @@ def test_all_sections_in_order(full: Path) -> None:
     assert titles == [
         "Bounds against the number of samples", "Bounds against the number of members",
         "Gain (Delta) against diversity (JSD)", "How different are the members?",
-        "Which members", "The gain, example by example",
+        "Which members", "The gain, example by example", "Best and worst examples",
         "Can the importance weights be trusted?", "Members one by one", "Images", "Training curves", "Cost",
-        "All numbers", "Protocol",
+        "All numbers", "Files", "Protocol",
     ]  # fmt: skip
     assert "Left out" not in text
     assert text.index("The importance weights are well behaved") < text.index("<h2>")
     markdown = (full / "report.md").read_text()
-    assert all(f"## {title}" in markdown for title in titles)
+    assert all(f"## {title}" in markdown for title in titles if title != "Files")
+    assert text.index('class="glance"') < text.index("<table") < text.index('class="protocol"')
+    assert "3f9c2a71be04d6a8" in text[text.index('id="protocol"') :] and text.count("3f9c2a71be04d6a8") == 1
+    captions = re.findall(r"<b>(Figure|Table) (\d+)\.</b> (.*?)<", text)
+    for kind in ("Figure", "Table"):
+        numbers = [int(number) for name, number, _ in captions if name == kind]
+        assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 4
+    assert all("seed\u00a00" in words or "seed 0" in words for name, _, words in captions if name == "Figure")
 
 
-SHOWN = [name for name in html.FIGURE_NAMES if name not in ("density", "consensus")]  # of images
+SHOWN = [name for name in html.FIGURE_NAMES if name not in ("density", "consensus", "gallery")]  # of images
 
 
 def test_self_contained(full: Path) -> None:
     text = (full / "report.html").read_text()
     page = Links(text)
-    assert all(link.startswith(("data:", "#")) for link in page.links)
+    files = {link for link in page.links if not link.startswith(("data:", "#"))}
+    assert all((full / link).is_file() for link in files)  # for those who want them; nothing is loaded
+    assert {f"figures/{name}.{ending}" for name in SHOWN for ending in ("png", "svg", "pdf")} <= files
+    assert {"results/bounds.csv", "results/per_example.parquet"} <= files
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.anchors)
-    assert not {"script", "iframe", "object"} & set(page.tags)
+    assert not {"iframe", "object"} & set(page.tags) and page.tags.count("script") == 1
+    assert "fetch(" not in text and "import(" not in text and "src=" not in re.sub('src="data:', "", text)
     assert not re.search(r"@import|url\(|https?://", text)
     assert page.tags.count("img") == len(SHOWN) == len([alt for alt in page.alts if len(alt) > 10])
 
 
 def test_figures_are_files_readable_and_not_empty(full: Path) -> None:
     assert {path.stem for path in (full / "figures").iterdir()} == set(SHOWN)
-    for path in (full / "figures").iterdir():
+    for path in (full / "figures").glob("*.png"):
         pixels = matplotlib.image.imread(path)
         assert pixels.shape[1] >= 800, path
         assert pixels[..., :3].std() > 0.02, path
+        assert len(re.findall("<path|<image", path.with_suffix(".svg").read_text())) > 1
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     links = re.findall(r"\]\((figures/.*?)\)", (full / "report.md").read_text())
     assert links and all((full / link).is_file() for link in links)
 
@@ -114,7 +128,7 @@ def test_protocol_next_to_the_numbers(full: Path) -> None:
     text = (full / "report.html").read_text()
     line = re.search(r'<p class="protocol">(.*?)</p>', text)
     assert line
-    for word in ("digits test", "40 examples", "seed 777", "float32", "3f9c2a71be04d6a8", "S\u00a0=\u00a05"):
+    for word in ("digits test", "40 examples", "seed 777", "float32", "S\u00a0=\u00a05"):
         assert word in line[1]
     assert "torch 2.13.0+cpu" in text
 
@@ -303,3 +317,56 @@ def test_needs_no_torch_no_pyplot_and_the_package_needs_no_pandas(one: Path) -> 
         "bad = {'torch', 'matplotlib.pyplot'} & set(sys.modules); assert not bad, bad\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_latex_table_has_the_headline(full: Path) -> None:
+    text = (full / "report.tex").read_text()
+    assert (
+        text.count(r"\midrule") == 2
+        and r"\bottomrule" in text
+        and r"\caption{nvae on digits test, 40 examples" in text
+    )
+    value = float(re.search(r"Joint bound & (\S+) &", text)[1])
+    assert value == pytest.approx(
+        json.loads((full / "results/summary.json").read_text())["headline"]["joint_bound"], abs=1e-3
+    )
+
+
+def test_gallery_shows_both_ends(full: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(full / "results/per_example.parquet")
+    found = gallery.chosen(frame)
+    assert found["most Delta"]["delta"].iloc[0] == frame["delta"].max()
+    assert found["least Delta"]["delta"].tolist() == sorted(frame["delta"])[:8]
+    shutil.copytree(full, tmp_path / "run")
+    wanted = gallery.indices(frame)
+    images = np.random.default_rng(0).random((len(wanted), 1, 8, 8))
+    np.savez(tmp_path / "run/results/gallery.npz", index=wanted, images=images)
+    write(tmp_path / "run")
+    assert (tmp_path / "run/figures/gallery.svg").is_file()
+    (tmp_path / "run/results/gallery.npz").write_bytes(b"damaged")
+    assert 'alt="Test images in rows' not in write(tmp_path / "run").read_text()
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_tables_are_sorted_in_a_browser(full: Path, tmp_path: Path) -> None:
+    page = (full / "report.html").read_text()
+    script = """<script>
+    const table = document.querySelector("#grid table"), head = table.tHead.rows[0].cells[4];
+    head.querySelector("button").click();
+    document.title = [...table.tBodies[0].rows].map((row) => row.cells[4].textContent).join(" ");
+    </script></body>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", script))
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        f"file://{tmp_path}/page.html",
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    values = [float(word) for word in re.search("<title>(.*?)</title>", dom)[1].split()]
+    assert len(values) == 15 and values == sorted(values, reverse=True)

@@ -1,6 +1,5 @@
 """Is one run better than another? Paired differences of every bound, with intervals, for runs of one protocol."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +40,7 @@ def write(
 
     from miselbo.report.compare import evidence, page, pairs, protocols
     from miselbo.report.folder import read
-    from miselbo.report.html import to_html, to_markdown, write_together
+    from miselbo.report.html import to_markdown, to_page, write_together
 
     if len(entries) < 2:
         raise InputError(
@@ -66,26 +65,23 @@ def write(
     differences = pairs.table(found, over)
     factors = evidence.table(found, over)
     report = page.build(found, over, differences, factors, told)
-    (figure,) = [picture for part in report.sections for picture in part.pictures]
-    buffer = io.BytesIO()
-    figure.figure.savefig(buffer, format="png", metadata={"Software": None})
     rows = [
         {"run": name, "key": d.key, "first": d.first, "other": d.other, "blocks": d.blocks}
         for name, listed in told
         for d in listed
     ]
     place = Path(folder)
+    html, figures = to_page(report, place)
     columns = ["run", "key", "first", "other", "blocks"]
     texts = {
-        "compare.html": to_html(report, {"compare": buffer.getvalue()}),
         "compare.csv": differences.to_csv(index=False),
         "protocols.csv": pd.DataFrame(rows, columns=columns).to_csv(index=False),
         "compare.md": to_markdown(report),
         "compare.tex": page.to_latex(differences) + "\n",
         **({"bayes_factors.csv": factors.to_csv(index=False)} if len(factors) else {}),
     }
-    files = {place / name: text.encode() for name, text in texts.items()}
-    write_together(files | {place / "figures" / "compare.png": buffer.getvalue()})
+    files = {place / "compare.html": html, **{place / name: text.encode() for name, text in texts.items()}}
+    write_together(files | figures)
     return {
         "verdicts": page.verdicts(differences),
         "over": over,

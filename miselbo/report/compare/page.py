@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from miselbo.report.compare.pairs import EXAMPLES, Entry, couples, example_differences
 from miselbo.report.compare.protocols import Difference
 from miselbo.report.folder import BOUNDS
+from miselbo.report.latex import escape
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import GREY, Look, label, legend_below, member_style, new_figure
 from miselbo.report.tables import NAMES, Table, decimals, error_text, fixed
@@ -52,6 +53,9 @@ def build(
         trust=[],
         protocol=Table([], [], ""),
         sections=sections,
+        caption=line(entries, over, differences),
+        links=("compare.csv", "protocols.csv", "compare.md", "compare.tex"),
+        latex=to_latex(differences),
     )
 
 
@@ -245,15 +249,3 @@ def to_latex(differences: pd.DataFrame) -> str:
     for at in reversed(breaks):
         lines.insert(5 + at, r"\midrule")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-
-
-def escape(text: str) -> str:
-    r"""Text as LaTeX takes it.
-
-    Example:
-        >>> print(escape("a_b 5%"))
-        a\_b 5\%
-    """
-    for letter in "\\&%$#_{}":
-        text = text.replace(letter, rf"\{letter}" if letter != "\\" else r"\textbackslash ")
-    return text
