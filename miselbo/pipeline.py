@@ -40,6 +40,7 @@ from miselbo.runs.plan import (
 )
 from miselbo.runs.restore import about_official, restore, separate
 from miselbo.runs.reuse import copy, reusable
+from miselbo.runs.status import FAILURE
 from miselbo.runtime import locks, machine, stopping
 from miselbo.runtime.files import forget_temporaries, write_json
 from miselbo.runtime.reading import read_json
@@ -425,7 +426,16 @@ def using(folder: Path, task: str) -> Iterator[None]:
     refuse_links(folder)
     with locks.hold(folder, locks.WHOLE, f"in use (task={task})"):
         forget_temporaries(folder)
-        yield
+        record = config_path(folder).with_name(FAILURE)
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # what miselbo.runs.status shows; a refusal changes nothing
+            if record.parent.is_dir():
+                with contextlib.suppress(OSError):
+                    write_json(record, {"task": task, "error": (str(error).splitlines() or [""])[0]})
+            raise
+        if task in ("run", "evaluate"):
+            record.unlink(missing_ok=True)
 
 
 def log(cfg: DictConfig, folder: Path) -> Summary:

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from miselbo.commands import arguments, compare, new, output, sweeps
+from miselbo.commands import arguments, compare, index, new, output, sweeps
 from miselbo.errors import InputError, MembersFailedError, Stopped, TrainingDivergedError
 from miselbo.runs import config
 from miselbo.runs.folder import config_path, import_folder, is_free, load_folder
@@ -95,6 +95,8 @@ def start() -> None:
             found = compare.compare(values)
         if values.get("json"):
             print(output.told("compare", str(Path(str(found["report"])).parent), found))
+    elif values.get("task") == "index":
+        index.index(values)
     elif values.get("task") == "sweep_report":
         if not values.get("sweep_dir"):
             raise InputError("task=sweep_report needs sweep_dir=<folder of a sweep>")

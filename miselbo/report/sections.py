@@ -65,6 +65,7 @@ class Report:
     caption: str = ""  # what every figure and table adds to its own words
     links: Sequence[str] = ()  # files beside the page
     latex: str = ""
+    words: str = "The result"  # caption of the first table
 
 
 def build(run: RunFolder) -> Report:

@@ -14,7 +14,7 @@ from miselbo.runtime import stopping
 
 IMPORTERS = ("arrays", "nvlabs")
 TASKS = ("run", "fit_member", "evaluate", "report", "cost", "export", "sample", "sandwich", "sweep_report", "log",
-         "compare", "check", "new")  # fmt: skip
+         "compare", "check", "index", "new")  # fmt: skip
 COUNT, ZERO, SEED = whole(1), whole(0), whole(0, 2**63 - 1)
 POSITIVE, NOT_NEGATIVE, SHARE, PORTION = number(above=0), number(0), number(above=0, high=1), number(0, 1)
 TARGET, NUMBERS = text(), many(number())

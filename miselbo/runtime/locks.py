@@ -68,6 +68,20 @@ def hold(folder: Path, part: str, doing: str = "being trained") -> Iterator[None
         lock.release()
 
 
+def holders(folder: Path) -> dict[str, dict[str, Any]]:
+    """What processes hold of a folder, as far as one can see: part -> host, process, what it does.
+
+    A process of this machine that has ended is left out; one of another machine is believed.
+    """
+    found = {}
+    for path in sorted((folder / ".locks").glob("*.json")):
+        owner = _read(path)
+        number = owner.get("process")
+        if isinstance(number, int) and (owner.get("host") != socket.gethostname() or alive(number)):
+            found[path.stem] = owner
+    return found
+
+
 def acquire(lock: FileLock, owner: Path, patience: float) -> None:
     """Take a lock, at once or, where its owner is a worker that a killed command has left, when that one has ended.
 
