@@ -48,7 +48,7 @@ def index(values: dict[str, Any]) -> Path:
         *(f"{NAMES[name]} ± s.e. (data)" for name in SHOWN),
         "Changed",
     ]
-    headline = Table(columns, run_rows, "llll" + "r" * len(SHOWN) + "l")
+    headline = Table(columns, run_rows, "llll" + "r" * len(SHOWN) + "r")
     sweeps_table = Table(["Sweep", "Jobs"], [sweep_row(root, sweep) for sweep in groups], "ll")
     page = Report(
         title=f"MISELBO runs: {root.name or root.absolute().name}",
