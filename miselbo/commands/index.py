@@ -2,9 +2,8 @@
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -19,7 +18,7 @@ DEEPEST = 4
 SHOWN = ("joint_bound", "miselbo", "average_iwelbo", "delta")
 
 
-def index(values: dict[str, Any]) -> Path:
+def index(values: Mapping[str, object]) -> Path:
     """Write ``index.html`` into the folder that ``run_dir`` names, by default ``outputs``; returns its path.
 
     Raises:

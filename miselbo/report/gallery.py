@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,7 +108,7 @@ def figure(run: RunFolder, images: dict[int, np.ndarray], footer: str) -> Figure
 
 
 def _values(found: pd.DataFrame, column: str) -> Sequence[str]:
-    values: Any = found[column]
+    values = found[column]
     spread = float(values.max() - values.min())
     places = min(4, max(1, 2 - math.floor(math.log10(spread)))) if spread > 0 else 2
     return [fixed(value, places) for value in values]

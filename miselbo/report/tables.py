@@ -214,8 +214,7 @@ def grid(bounds: pd.DataFrame) -> Table:
     rows = []
     for _, row in bounds.iterrows():
         cells = [
-            precise(*(number(row.get(f"{name}{tail}")) for tail in ("", "_se", "_se_mc")))
-            for name in shown
+            precise(*(number(row.get(f"{name}{tail}")) for tail in ("", "_se", "_se_mc"))) for name in shown
         ]
         if "share_k_above_0.7" in present:
             share = number(row["share_k_above_0.7"])

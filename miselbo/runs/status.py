@@ -1,9 +1,9 @@
 """What has become of a run folder, from its files alone: finished, running, stopped, failed, and how far it is."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from miselbo.errors import InputError
 from miselbo.runs import checkpoints
@@ -38,7 +38,7 @@ def status(folder: Path) -> Status:
     parts = [f"{trained} of {size} members trained" if trained < size else ""]
     if holders:
         parts += sorted({doing_of(part, owner) for part, owner in holders.items()})
-        parts += [last_step(folder)] if trained < size else [scored(folder, cfg.evaluation)]
+        parts += [last_step(folder)] if trained < size else [scored(folder, cfg.evaluation.get("batch_size"))]
         return Status("running", ", ".join(filter(None, parts)), size)
     failure = failed(folder)
     if failure:
@@ -50,7 +50,7 @@ def status(folder: Path) -> Status:
     return Status("stopped" if begun else "empty", ", ".join(filter(None, parts)), size)
 
 
-def doing_of(part: str, owner: dict[str, Any]) -> str:
+def doing_of(part: str, owner: Mapping[str, object]) -> str:
     """What a process does, in words.
 
     Example:
@@ -75,10 +75,10 @@ def last_step(folder: Path) -> str:
     return ""
 
 
-def scored(folder: Path, evaluation: Any) -> str:
+def scored(folder: Path, batch_size: object) -> str:
     """How many batches of an evaluation are on disk."""
     shards = sum(1 for _ in (folder / "results" / "shards").glob("*/*.npz"))
-    return f"{shards} batches of {evaluation.get('batch_size')} scored" if shards else ""
+    return f"{shards} batches of {batch_size} scored" if shards else ""
 
 
 def failed(folder: Path) -> str:

@@ -68,7 +68,7 @@ def hold(folder: Path, part: str, doing: str = "being trained") -> Iterator[None
         lock.release()
 
 
-def holders(folder: Path) -> dict[str, dict[str, Any]]:
+def holders(folder: Path) -> dict[str, dict[str, object]]:
     """What processes hold of a folder, as far as one can see: part -> host, process, what it does.
 
     A process of this machine that has ended is left out; one of another machine is believed.
