@@ -11,18 +11,19 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
+from miselbo.bounds.diagnostics import paired
 from miselbo.report.checked import read_summary
 from miselbo.report.folder import BOUNDS, QUANTITIES
 from miselbo.report.html import to_page, write_together
 from miselbo.report.sections import Picture, Report, Section
 from miselbo.report.style import BLUE, BOUND_STYLES, VERMILLION, Look, label, legend_below, new_figure
-from miselbo.report.tables import NAMES, Table, fixed, plus_minus
+from miselbo.report.tables import NAMES, Table, decimals, fixed, plus_minus
 
 INTERVAL = "mean ± half of the 95% interval over seeds (t quantile)"
 
 
 def write(sweep: Path, jobs: Sequence[Mapping[str, Any]]) -> str:
-    """Write ``sweep.csv``, ``summary.csv``, ``figures/sweep.png`` and ``report.html``; return a few lines of text.
+    """Write ``sweep.csv``, ``summary.csv``, ``contrasts.csv``, the figure and ``report.html``; return some lines.
 
     Args:
         sweep: folder of the sweep.
@@ -35,6 +36,7 @@ def write(sweep: Path, jobs: Sequence[Mapping[str, Any]]) -> str:
     tables = {
         "sweep.csv": frame.drop(columns=["configuration", "label", "name"]).to_csv(index=False),
         "summary.csv": summary.to_csv(index=False),
+        "contrasts.csv": contrasts(frame).to_csv(index=False),
     }
     write_together(
         {sweep / "report.html": page}
@@ -93,6 +95,53 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
             row |= {f"{name}_{key}": value for key, value in spread(done[name].dropna().to_numpy()).items()}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every configuration minus the first, paired by seed: what a seed gives to both drops out of the differences.
+
+    Returns:
+        One row per configuration and quantity: ``configuration``, ``against``, ``quantity``, ``difference`` with
+        ``_se`` and the 95% interval ``_low`` .. ``_high`` (Student's t over the seeds), ``num_seeds``. Configurations
+        with fewer than two finished seeds in common with the first have none.
+    """
+    done = frame[frame["status"] == "finished"]
+    rows: list[dict[str, object]] = []
+    if "seed" in done:
+        done = done.drop_duplicates(["configuration", "seed"], keep="last")
+        first, *others = [
+            group.set_index("seed") for _, group in done.groupby("configuration", sort=False)
+        ] or [done]
+        for other in others:
+            seeds = first.index.intersection(other.index)
+            for name in QUANTITIES:
+                values = np.array((other.loc[seeds, name] - first.loc[seeds, name]).dropna(), dtype=float)
+                if len(values) > 1:
+                    names = {"configuration": other["label"].iloc[0], "against": first["label"].iloc[0]}
+                    row = {**names, "quantity": name, **paired("difference", values)}
+                    rows.append({**row, "num_seeds": len(values)})
+    columns = ["configuration", "against", "quantity", "difference", "difference_se", "difference_low",
+               "difference_high", "num_seeds"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def contrast_section(found: pd.DataFrame) -> list[Section]:
+    """The contrasts as a table; nothing where there are none."""
+    if found.empty:
+        return []
+    rows = []
+    for row in found.to_dict("records"):
+        places = decimals(row["difference_se"])
+        values = [fixed(row[f"difference{tail}"], places) for tail in ("", "_se", "_low", "_high")]
+        rows.append([row["configuration"], NAMES[row["quantity"]], *values, str(row["num_seeds"])])
+    text = (
+        f"Each configuration minus {found['against'].iloc[0]}, seed by seed; the interval is Student's t over the seeds, "
+        "for one quantity at a time. With all digits: contrasts.csv; example by example: task=compare."
+    )
+    columns = ["Configuration", "Bound", "difference", "s.e.", "95% from", "to", "seeds"]
+    return [
+        Section("contrasts", "Contrasts, paired by seed", [text], tables=[Table(columns, rows, "llrrrrr")])
+    ]
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -200,6 +249,7 @@ def report(sweep: Path, frame: pd.DataFrame, summary: pd.DataFrame, picture: Fig
             Section("figure", "By configuration",
                     ["Faint marks are single seeds, the others their means with the 95% interval."],
                     [Picture("sweep", "Bounds, Delta and JSD by configuration", picture)]),
+            *contrast_section(contrasts(frame)),
             Section("spread", "Mean, standard deviation and 95% interval over seeds",
                     tables=[Table(["Bound", "Configuration", "mean", "sd", "95% from", "to"],
                                   [[*row[:2], *interval(*row[2:])] for row in spreads], "llrrrr")]),
