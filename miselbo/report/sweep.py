@@ -135,8 +135,8 @@ def contrast_section(found: pd.DataFrame) -> list[Section]:
         values = [fixed(row[f"difference{tail}"], places) for tail in ("", "_se", "_low", "_high")]
         rows.append([row["configuration"], NAMES[row["quantity"]], *values, str(row["num_seeds"])])
     text = (
-        f"Each configuration minus {found['against'].iloc[0]}, seed by seed; the interval is Student's t over the seeds, "
-        "for one quantity at a time. With all digits: contrasts.csv; example by example: task=compare."
+        f"Each configuration minus {found['against'].iloc[0]}, seed by seed; the interval is Student's t over the "
+        "seeds, for one quantity at a time. With all digits: contrasts.csv; example by example: task=compare."
     )
     columns = ["Configuration", "Bound", "difference", "s.e.", "95% from", "to", "seeds"]
     return [

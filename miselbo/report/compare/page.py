@@ -185,7 +185,7 @@ def figure(entries: Sequence[Entry], over: str, differences: pd.DataFrame) -> Fi
     right.axhline(0.0, color=GREY, linewidth=1.0)
     label(left, f"Difference to {entries[0].name}", "nats")
     if over == EXAMPLES:
-        label(right, "Joint bound, example by example, sorted", "share of the examples", "difference (nats)")
+        label(right, "Joint bound, examples sorted", "share of the examples", "difference (nats)")
     else:
         label(right, "Joint bound, seed by seed", "seed", "difference (nats)")
     legend_below(made, left)
