@@ -192,6 +192,7 @@ def pairwise_jsd(pairwise: pd.DataFrame, footer: str = "") -> Figure:
         matrix[first, second] = matrix[second, first] = row["jsd"]
     figure, (axis,) = new_figure(min(2.2 + 0.5 * len(names), 7.0), footer=footer)
     figure.set_layout_engine("compressed")
+    np.fill_diagonal(matrix, np.nan)  # 0, and no pair
     there = matrix[np.isfinite(matrix)]
     least, most = (float(there.min()), float(there.max())) if len(there) else (0.0, math.log(2))
     if most - least < 1e-6:

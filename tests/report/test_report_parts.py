@@ -109,11 +109,13 @@ def test_lines_have_contrast_and_differ_without_colour() -> None:
 
 
 def test_heatmap_shows_the_range_there_is_and_numbers_as_measured(run: folder.RunFolder) -> None:
-    frame = pd.DataFrame({"member_i": [1, 1, 2], "member_j": ["q2", "q3", "q3"], "jsd": [0.75, -0.01, 0.2]})
+    frame = pd.DataFrame(
+        {"member_i": [1, 1, 1, 2], "member_j": [1, "q2", "q3", "q3"], "jsd": [0.0, 0.75, 0.1, 0.2]}
+    )
     axis = plots.pairwise_jsd(frame).axes[0]
-    assert axis.images[0].get_clim() == (-0.01, 0.75)
+    assert axis.images[0].get_clim() == (0.1, 0.75)
     written = [text.get_text() for text in axis.texts]
-    assert written == ["", "0.750", "-0.010", "0.750", "", "0.200", "-0.010", "0.200", ""]
+    assert written == ["", "0.750", "0.100", "0.750", "", "0.200", "0.100", "0.200", ""]
     backgrounds = axis.images[0].to_rgba(axis.images[0].get_array())[..., :3].reshape(-1, 3)
     for text, colour in zip(axis.texts, backgrounds, strict=True):
         if not text.get_text():
