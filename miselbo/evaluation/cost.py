@@ -157,7 +157,7 @@ def shard_bytes(size: int, settings: Settings) -> int:
     scores = torch.zeros(1, size, samples), torch.zeros(1, size, samples, size)
     source = SimpleNamespace(num_members=size, passes=lambda *_: iter([scores]))
     short = replace(settings, num_samples=samples, grid=(*range(1, points), samples))
-    values = score_batch(source, torch.zeros(1, dtype=torch.int64), None, short)  # type: ignore[arg-type]
+    values = score_batch(source, torch.zeros(1, dtype=torch.int64), None, short)
     return sum(array.nbytes for name, array in values.items() if name != "seconds")  # of a whole batch
 
 
