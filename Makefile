@@ -22,7 +22,7 @@ demo: $(VENV)/.run
 	$(VENV)/bin/python run.py model=nvae ensemble.size=5
 
 test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
 
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m slow
