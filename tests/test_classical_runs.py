@@ -11,8 +11,8 @@ import pytest
 import runs
 
 from miselbo import pipeline
+from miselbo.bounds import quantities
 from miselbo.errors import InputError
-from miselbo.evaluation import tables
 from miselbo.runs import config
 
 QUICK = [
@@ -62,7 +62,7 @@ def test_the_same_files(finished):
     assert list(table.index) == [(s, n) for s in (1, 2, 3) for n in (1, 10, 30)]
     assert np.abs(table.xs(1, level="L")["delta"] - table.xs(1, level="L")["jsd"]).max() < 1e-10
     assert (table["num_data"] == 10).all()
-    for name in tables.BOUNDS:
+    for name in quantities.names():
         assert np.isfinite(table[name]).all()
     assert summary["num_dims"] is None and summary["headline"]["S"] == 3
     assert [row["stage"][:8] for row in summary["cost"]] == ["train q1", "train q2", "train q3", "evaluate"]
@@ -95,7 +95,7 @@ def test_batches_and_passes_do_not_matter(finished, tmp_path):
         tmp_path / "run", "dataset=u2", "ensemble.size=3", "evaluation.batch_size=3",
         "evaluation.samples_per_pass=7",
     )  # fmt: skip
-    for name in tables.BOUNDS:
+    for name in quantities.names():
         assert other["headline"][name] == pytest.approx(summary["headline"][name], rel=1e-9)
     assert not (tmp_path / "run" / "report.html").exists()
 

@@ -162,7 +162,7 @@ def _read(path: Path, count: int) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as shard:
+        with np.load(path, allow_pickle=False) as shard:
             values = {name: shard[name] for name in shard.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

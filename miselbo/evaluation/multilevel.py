@@ -168,7 +168,7 @@ def forecast(settings: Settings, num_data: int, size: int) -> str:
 
     Example:
         >>> forecast(Settings("test", 1024, (1024,), 100, 1, None, 0), 10_000, 5)
-        'multilevel: from ... passes (0.26% of the full run) up to those of the full run, 51,200,000, ...'
+        'multilevel: from ... passes (0.27% of the full run) up to those of the full run, 51,200,000, ...'
     """
     draws = multilevel.chain(settings.num_samples)
     first = levels.pilot(draws, num_data)

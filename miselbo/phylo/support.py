@@ -76,7 +76,7 @@ class Support:
         splits: set[int] = set()
         corners: set[tuple[int, int, int]] = set()
         neighbours: set[tuple[tuple[int, int, int], tuple[int, int, int]]] = set()
-        origins = list(dict.fromkeys(topologies))
+        origins = list(dict.fromkeys(map(tuple, topologies)))
         for topology in origins:
             masks = tree.edge_splits(topology, num_taxa)
             splits.update(masks)

@@ -17,9 +17,13 @@ DOCS = runs.PROJECT / "docs"
 @pytest.fixture
 def quick_forecast(monkeypatch):
     """``task=cost`` that measures for a moment."""
-    monkeypatch.setattr(
-        cost, "forecast", lambda *given: print(cost.cost_text(cost.predict(*given, seconds=0.01)))
-    )
+
+    def forecast(*given):
+        found = cost.predict(*given, seconds=0.01)
+        print(cost.cost_text(found))
+        return found
+
+    monkeypatch.setattr(cost, "forecast", forecast)
 
 
 def test_the_files_of_a_new_model_run_at_once(call, tmp_path, quick_forecast):

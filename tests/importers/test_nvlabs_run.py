@@ -127,7 +127,7 @@ def test_separate_decoders_are_stamped_everywhere(untied, tmp_path, capsys):
     assert len(set(summary["protocol"]["target_fingerprint"])) == 2
     assert f"\n{REMARK}\n" in capsys.readouterr().out
     markdown = (tmp_path / "run/report.md").read_text()
-    assert REMARK in markdown.splitlines()[0] and REMARK in markdown.splitlines()[2]
+    assert REMARK in markdown.splitlines()[0] and REMARK in markdown.splitlines()[4]
     lines = markdown.splitlines()
     heads = [line for line, rule in zip(lines, lines[1:], strict=False) if rule.startswith("| :-")]
     assert len(heads) >= 4 and all(REMARK in line for line in heads if "Key" not in line)

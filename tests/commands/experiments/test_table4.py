@@ -110,7 +110,7 @@ def test_parts_are_ordinary_runs():
     assert identity(part) == identity(plain) and part.evaluation.num_samples == 1000
     large = config.compose_config(["experiment=table4", "dataset.root=/data", "run_dir=x"])
     assert list(large.study.sets) == list(table4.SETS) and large.ensemble.size == 3
-    one = config.compose_config([*table4.overrides(large, "ds8"), "run_dir=x"])
+    one = config.compose_config([*table4.overrides(study_of(large), "ds8"), "run_dir=x"])
     assert (one.dataset.name, one.ensemble.size, one.trainer.max_epochs) == ("ds8", 3, 80)
 
 
