@@ -9,12 +9,22 @@ import pytest
 import runs
 import torch
 
+from miselbo.report import files
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def png_alone():
+    """Figures of a test are drawn as PNG; SVG and PDF, half of the time, where ``test_report_write`` asks for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "FORMATS", ("png",))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ def forbid():
     return forbid_internet
 
 
+@pytest.mark.slow
 def test_a_run_that_would_be_killed_for_connecting_ends_well(tmp_path, forbid):
     run(tmp_path, preexec_fn=forbid)
 

@@ -298,6 +298,7 @@ def test_nothing_is_written_for_what_cannot_be(tmp_path, override):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_members_training(tmp_path):
     settings = [
         "trainer.max_epochs=12",

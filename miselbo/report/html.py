@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from miselbo.report.files import FORMATS, drawn
+from miselbo.report import files as figure_files
 from miselbo.report.sections import Report, Section
 from miselbo.report.tables import Table
 from miselbo.runtime.files import atomic
@@ -33,7 +33,7 @@ def write(run_dir: Path, report: Report) -> Path:
     write_together(files | figures)
     shown = {figure.stem for figure in figures}
     for name in set(FIGURE_NAMES) - shown:
-        for ending in FORMATS:
+        for ending in figure_files.FORMATS:
             (run_dir / "figures" / f"{name}.{ending}").unlink(missing_ok=True)
     return path
 
@@ -41,7 +41,7 @@ def write(run_dir: Path, report: Report) -> Path:
 def to_page(report: Report, folder: Path) -> tuple[bytes, dict[Path, bytes]]:
     """The page, and the files of its figures in every format below ``folder``."""
     pictures = {picture.name: picture for section in report.sections for picture in section.pictures}
-    found = {name: drawn(picture.figure) for name, picture in pictures.items()}
+    found = {name: figure_files.drawn(picture.figure) for name, picture in pictures.items()}
     page = to_html(report, {name: formats["png"] for name, formats in found.items()})
     files = {
         folder / "figures" / f"{name}.{ending}": content
@@ -69,7 +69,11 @@ def to_html(report: Report, figures: Mapping[str, bytes]) -> str:
     encoded = {name: base64.b64encode(png).decode("ascii") for name, png in figures.items()}
     texts = {name: (folder / name).read_text() for name in ("style.css", "sort.js")}
     return template.render(
-        report=report, style=texts["style.css"], script=texts["sort.js"], figures=encoded, formats=FORMATS
+        report=report,
+        style=texts["style.css"],
+        script=texts["sort.js"],
+        figures=encoded,
+        formats=figure_files.FORMATS,
     )
 
 

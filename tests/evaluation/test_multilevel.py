@@ -140,6 +140,7 @@ def test_what_cannot_be_is_refused_before_any_work(more, text):
         by_levels(**more)
 
 
+@pytest.mark.slow
 def test_a_run_folder_by_levels_with_two_processes_as_with_one(tmp_path):
     levels = [
         "evaluation.method=multilevel",

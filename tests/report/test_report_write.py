@@ -16,7 +16,7 @@ import pytest
 import synthetic
 
 from miselbo.errors import InputError
-from miselbo.report import gallery, html, write
+from miselbo.report import files, gallery, html, write
 
 SMALL = {"num_data": 40, "grid": (1, 5, 20)}
 
@@ -24,7 +24,9 @@ SMALL = {"num_data": 40, "grid": (1, 5, 20)}
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = synthetic.make(tmp_path_factory.mktemp("runs") / "full", size=5, **SMALL)
-    write(run_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "FORMATS", ("png", "svg", "pdf"))
+        write(run_dir)
     return run_dir
 
 
@@ -342,7 +344,7 @@ def test_gallery_shows_both_ends(full: Path, tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((len(wanted), 1, 8, 8))
     np.savez(tmp_path / "run/results/gallery.npz", index=wanted, images=images)
     write(tmp_path / "run")
-    assert (tmp_path / "run/figures/gallery.svg").is_file()
+    assert (tmp_path / "run/figures/gallery.png").is_file()
     (tmp_path / "run/results/gallery.npz").write_bytes(b"damaged")
     assert 'alt="Test images in rows' not in write(tmp_path / "run").read_text()
 
