@@ -25,7 +25,7 @@ ESTIMATOR = (
 DATA = ("dataset", "split", "split_rule", "binarisation", "binarisation_seed", "likelihood", "alignment", "data_sha256",
         "num_data")  # fmt: skip
 MODEL = ("model", "fingerprint", "target_fingerprint", "remark")
-SETTINGS = ("S", "L", "grid", "seed", "evaluation_seed", "dtype", "compile")
+SETTINGS = ("S", "L", "grid", "seed", "evaluation_seed", "dtype", "compile", "refine_steps")
 ORIGIN = ("device", "versions", "commit")
 
 

@@ -17,7 +17,7 @@ from miselbo.ensemble import Ensemble
 from miselbo.errors import InputError
 from miselbo.evaluation import card as cards
 from miselbo.evaluation.data_hash import hash_examples
-from miselbo.evaluation.scoring import Fitting, NetworkSource
+from miselbo.evaluation.scoring import Fitting, NetworkSource, refined
 from miselbo.evaluation.settings import DTYPES, Settings
 from miselbo.protocols import fingerprint
 from miselbo.report.checked import read_summary, read_table
@@ -182,6 +182,7 @@ def scoring_settings(said: Mapping[str, Any], settings: Settings, target: object
         seed=said["evaluation_seed"],
         dtype=said["dtype"] if "dtype" not in own and said["dtype"] in DTYPES else settings.dtype,
         compile=bool(said.get("compile", False)),
+        refine_steps=int(said.get("refine_steps", 0)),
         save_scores=False,
     )
 
@@ -191,7 +192,7 @@ def score_again(
 ) -> tuple[int, float, list[dict[str, object]]]:
     """Score some examples anew: how many, the largest difference, and the bounds that differ by too much."""
     chosen = np.random.default_rng().permutation(len(examples))[:EXAMPLES]
-    source = NetworkSource(ensemble, data, settings, device)
+    source = NetworkSource(refined(ensemble, settings), data, settings, device)
     fitting = Fitting(source, settings, None)
     failed: dict[str, dict[str, object]] = {}
     count, largest = 0, 0.0

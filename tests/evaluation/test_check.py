@@ -86,6 +86,14 @@ def test_other_weights_are_named(copy, tmp_path):
     assert {one["field"] for one in found["failed"]} == {"fingerprint", "target_fingerprint"}
 
 
+def test_refined_members_are_refined_again(copy):
+    runs.from_folder("evaluate", copy, "evaluation.refine_steps=3", "evaluation.num_examples=20")
+    found = runs.from_folder("check", copy)
+    assert found["confirmed"] and found["num_scored"] == 20
+    tamper(copy, "card.json", refine_steps=4)
+    assert [one["field"] for one in runs.from_folder("check", copy)["failed"]] == ["refine_steps"]
+
+
 def test_without_a_card_it_says_what_to_do(copy):
     (copy / "results" / "card.json").unlink()
     with pytest.raises(InputError, match="card.json does not exist.*task=evaluate run_dir="):

@@ -29,8 +29,8 @@ DECIDES = {
 }
 NEVER = ("dataset", "split")  # index n is another example: nothing can be paired
 NAMED = (
-    "model", "S", "seed", "evaluation_seed", "dtype", "compile", "num_data", "target_fingerprint", "fingerprint",
-    "device", "decoder", "checkpoints", "support", "substitution_model", "data_sha256", "versions", "commit",
+    "model", "S", "seed", "evaluation_seed", "dtype", "compile", "refine_steps", "num_data", "target_fingerprint",
+    "fingerprint", "device", "decoder", "checkpoints", "support", "substitution_model", "data_sha256", "versions", "commit",
 )  # fmt: skip
 
 
@@ -95,8 +95,8 @@ def _value(run: RunFolder, key: str) -> object:
         return run.num_samples
     if key == "S":
         return run.size
-    if key == "compile":
-        return run.protocol.get(key, False)
+    if key in ("compile", "refine_steps"):  # absent where not asked for
+        return run.protocol.get(key, 0)
     if key == "remark":
         return run.protocol.get(key, "")
     return run.protocol.get(key)
