@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from miselbo.report.checked import read_summary
 from miselbo.report.summary import Summary
 from miselbo.runs import checkpoints, checks, curves, early
 from miselbo.runs.building import build
-from miselbo.runs.folder import check_folder, claim_folder, config_path, identity, refuse_links
+from miselbo.runs.folder import check_folder, claim_folder, config_path, identity
 from miselbo.runs.plain import plain
 from miselbo.runs.plan import (
     TrainingPlan,
@@ -40,9 +40,9 @@ from miselbo.runs.plan import (
 )
 from miselbo.runs.restore import about_official, restore, separate
 from miselbo.runs.reuse import copy, reusable
-from miselbo.runs.status import FAILURE
+from miselbo.runs.using import using
 from miselbo.runtime import locks, machine, stopping
-from miselbo.runtime.files import forget_temporaries, write_json
+from miselbo.runtime.files import write_json
 from miselbo.runtime.reading import read_json
 from miselbo.training.parallel import members as member_jobs
 from miselbo.training.parallel import ranks
@@ -411,31 +411,6 @@ def sample(
             seed = cfg.seed if options.seed is None else options.seed
             return data.draw_samples(ensemble, options.num, options.weighted, seed, folder / "samples")
         return sampling.sample(target, folder, options, cfg.seed, machine.device(cfg.trainer.accelerator))
-
-
-@contextlib.contextmanager
-def using(folder: Path, task: str) -> Iterator[None]:
-    """One command at a time on the whole of a run folder; jobs of ``task=fit_member`` hold their members alone.
-
-    Raises:
-        InputError: another command is at work there, or a link leads out of the folder.
-    """
-    if not folder.is_dir():  # the task says so
-        yield
-        return
-    refuse_links(folder)
-    with locks.hold(folder, locks.WHOLE, f"in use (task={task})"):
-        forget_temporaries(folder)
-        record = config_path(folder).with_name(FAILURE)
-        try:
-            yield
-        except (OSError, RuntimeError) as error:  # what miselbo.runs.status shows; a refusal changes nothing
-            if record.parent.is_dir():
-                with contextlib.suppress(OSError):
-                    write_json(record, {"task": task, "error": (str(error).splitlines() or [""])[0]})
-            raise
-        if task in ("run", "evaluate"):
-            record.unlink(missing_ok=True)
 
 
 def log(cfg: DictConfig, folder: Path) -> Summary:

@@ -1,8 +1,9 @@
 """Several processes share one evaluation: each writes the shards of its own batches, none is counted twice."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -88,10 +89,26 @@ def _work(
     shards: Path,
     units: tuple[Sequence[int], bool] | None,
 ) -> None:
+    """What one process scores."""
     follow_parent()
+    with _in_a_line(rank), stopping.watching():
+        run = reopen(text)
+        machine.prepare(run.num_threads)
+        ensemble = refined(restore(run.source, run.data), settings)
+        place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
+        source = NetworkSource(ensemble, run.data, settings, place)
+        if units is not None:
+            with torch.inference_mode():
+                write_pieces(source, settings, shards, units[0], units[1], rank, count)
+            return
+        write_shards(source, settings, shards, Meter("", source.num_data, enabled=False), rank, count)
+
+
+@contextlib.contextmanager
+def _in_a_line(rank: int) -> Iterator[None]:
+    """A stop and what the machine lacks as a status of the process, the latter with a line."""
     try:
-        with stopping.watching():
-            _score(text, settings, device, rank, count, shards, units)
+        yield
     except Stopped:
         sys.exit(stopping.STATUS)
     except Exception as error:
@@ -99,24 +116,3 @@ def _work(
             raise
         print(f"error in evaluation process {rank}: {fault}", file=sys.stderr)
         sys.exit(faults.STATUS)
-
-
-def _score(
-    text: str,
-    settings: Settings,
-    device: str,
-    rank: int,
-    count: int,
-    shards: Path,
-    units: tuple[Sequence[int], bool] | None,
-) -> None:
-    run = reopen(text)
-    machine.prepare(run.num_threads)
-    ensemble = refined(restore(run.source, run.data), settings)
-    place = f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
-    source = NetworkSource(ensemble, run.data, settings, place)
-    if units is not None:
-        with torch.inference_mode():
-            write_pieces(source, settings, shards, units[0], units[1], rank, count)
-        return
-    write_shards(source, settings, shards, Meter("", source.num_data, enabled=False), rank, count)

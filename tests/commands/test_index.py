@@ -54,7 +54,7 @@ def test_status_comes_from_the_files_alone(outputs):
 
 
 def test_a_failing_task_is_recorded_and_a_good_one_forgets_it(outputs, tmp_path):
-    from miselbo.pipeline import using
+    from miselbo.runs.using import using
 
     folder = shutil.copytree(outputs / "done", tmp_path / "run")
     with pytest.raises(RuntimeError), using(folder, "evaluate"):
