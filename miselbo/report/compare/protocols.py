@@ -30,7 +30,8 @@ DECIDES = {
 NEVER = ("dataset", "split")  # index n is another example: nothing can be paired
 NAMED = (
     "model", "S", "seed", "evaluation_seed", "dtype", "compile", "refine_steps", "num_data", "target_fingerprint",
-    "fingerprint", "device", "decoder", "checkpoints", "support", "substitution_model", "data_sha256", "versions", "commit",
+    "fingerprint", "device", "decoder", "checkpoints", "support", "substitution_model", "data_sha256", "versions",
+    "commit",
 )  # fmt: skip
 
 
